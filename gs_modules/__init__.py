@@ -1,0 +1,77 @@
+"""Gumbel-Softmax for JAX: exact samples, gradient estimators, temperature schedules.
+
+The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.haiku``.
+"""
+
+from gs_modules._estimators import (
+    ESTIMATORS,
+    Pathwise,
+    StraightThrough,
+    StraightThroughArgmax,
+    StraightThroughGumbel,
+)
+from gs_modules._metrics import CodeUsage
+from gs_modules._modules import (
+    check_clock,
+    check_temperature,
+    draw,
+    draw_deterministic,
+    has_learned_prior,
+    latent_logits,
+    latent_output,
+    resolve_deterministic,
+    resolve_temperature,
+)
+from gs_modules._noise import gumbel_noise
+from gs_modules._objectives import categorical_entropy, categorical_kl
+from gs_modules._relaxed import gumbel_max, gumbel_softmax, log_weights, straight_through_argmax
+from gs_modules._schedules import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Cyclic,
+    Exponential,
+    Linear,
+    Piecewise,
+    as_step,
+    next_step,
+)
+from gs_modules._types import Estimator, LatentOutput, Prior, Schedule
+
+__all__ = [
+    "ESTIMATORS",
+    "SCHEDULES",
+    "CodeUsage",
+    "Constant",
+    "Cosine",
+    "Cyclic",
+    "Estimator",
+    "Exponential",
+    "LatentOutput",
+    "Linear",
+    "Pathwise",
+    "Piecewise",
+    "Prior",
+    "Schedule",
+    "StraightThrough",
+    "StraightThroughArgmax",
+    "StraightThroughGumbel",
+    "as_step",
+    "categorical_entropy",
+    "categorical_kl",
+    "check_clock",
+    "check_temperature",
+    "draw",
+    "draw_deterministic",
+    "gumbel_max",
+    "gumbel_noise",
+    "gumbel_softmax",
+    "has_learned_prior",
+    "latent_logits",
+    "latent_output",
+    "log_weights",
+    "next_step",
+    "resolve_deterministic",
+    "resolve_temperature",
+    "straight_through_argmax",
+]

@@ -1,0 +1,114 @@
+"""Refusals of bad arguments, by name, before anything is computed.
+
+Traced values cannot be looked at; each public docstring says what they give.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+
+def floating_array(name: str, value: ArrayLike) -> jax.Array:
+    """``value`` as an array, or a ``TypeError`` unless it is real floating-point."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a floating-point array, got {value!r}") from error
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating-point, got {array.dtype}; write {name}.astype(jnp.float32)"
+        )
+    return array
+
+
+def category_axis(axis: int, shape: tuple[int, ...], name: str = "logits") -> int:
+    """``axis`` counted from the front; it must exist and hold at least one category."""
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"axis {axis} is out of range for {name} of shape {shape}")
+    axis %= len(shape)
+    if shape[axis] == 0:
+        raise ValueError(f"{name} of shape {shape} hold no category on axis {axis}")
+    return axis
+
+
+def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
+    """``where`` broadcast to ``shape``; True keeps a category."""
+    if where is None:
+        return None
+    mask = jnp.asarray(where)
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"where must be boolean, True keeps; got {mask.dtype}: write where != 0")
+    try:
+        return jnp.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(
+            f"where of shape {mask.shape} does not broadcast to logits of shape {shape}"
+        ) from None
+
+
+def positive_temperature(
+    temperature: Any, shape: tuple[int, ...], axis: int, dtype: DTypeLike
+) -> jax.Array:
+    """``temperature`` in ``dtype``: a scalar, or of full rank with size 1 on ``axis``.
+
+    A concrete value must be positive and finite in ``dtype``; of a traced one only the shape and
+    the dtype are checked.
+    """
+    try:
+        value = jnp.asarray(temperature)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"temperature must be a positive number, got {temperature!r}") from error
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"temperature must be a positive number, got {value.dtype}")
+    value = value.astype(dtype)
+    if not isinstance(value, Tracer):
+        # NumPy compares: XLA on CPU flushes subnormal numbers to zero before it does.
+        in_dtype = np.asarray(value)
+        if not np.all((in_dtype > 0) & np.isfinite(in_dtype)):
+            raise ValueError(
+                f"temperature must be positive and finite in {np.dtype(dtype).name}, "
+                f"got {temperature!r}"
+            )
+    if value.ndim == 0:
+        return value
+    allowed = (*shape[:axis], 1, *shape[axis + 1 :])
+    full_rank = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+    if len(full_rank.shape) != len(shape) or any(
+        size not in (1, whole) for size, whole in zip(full_rank.shape, allowed, strict=True)
+    ):
+        raise ValueError(
+            f"temperature of shape {value.shape} must be a scalar or broadcast to {allowed}: the "
+            f"shape of logits, {shape}, with size 1 on axis {axis}"
+        )
+    return full_rank
+
+
+def result_dtype(dtype: DTypeLike | None, default: DTypeLike) -> np.dtype:
+    """``dtype``, or else ``default``; a ``TypeError`` unless it is real floating-point."""
+    chosen = jnp.dtype(default if dtype is None else dtype)
+    if not jnp.issubdtype(chosen, jnp.floating):
+        raise TypeError(f"dtype must be floating-point, got {chosen}")
+    return chosen
+
+
+def static_bool(name: str, value: bool) -> bool:
+    """``value`` as a bool that is known while tracing."""
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{name} must be a Python bool, got a traced value; name it in jit's static_argnums "
+            f"or static_argnames"
+        )
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a Python bool, got {value!r}")
+    return bool(value)

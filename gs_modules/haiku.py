@@ -1,0 +1,253 @@
+"""dm-haiku modules over the core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+import gs_modules as core
+
+__all__ = ["CategoricalLatent", "GumbelSoftmax", "set_step"]
+
+
+class _Sampler(hk.Module):
+    """Mode and clock; each public module adds what it reads and returns."""
+
+    def __init__(
+        self,
+        *,
+        temperature: float | core.Schedule,
+        estimator: core.Estimator,
+        deterministic: bool | None,
+        dtype: DTypeLike | None,
+        rng_collection: str,
+        name: str | None,
+    ):
+        super().__init__(name=name)
+        self.temperature = core.check_temperature(temperature)
+        self.estimator = estimator
+        self.deterministic = deterministic
+        self.dtype = dtype
+        self.rng_collection = rng_collection
+
+    def _draw(
+        self,
+        logits: ArrayLike,
+        where: ArrayLike | None,
+        deterministic: bool | None,
+        temperature: ArrayLike | None,
+        step: ArrayLike | None,
+        key: jax.Array | None,
+    ) -> tuple[jax.Array, ArrayLike | None]:
+        """The sample, and the temperature that it was drawn at (None: deterministic)."""
+        if callable(self.temperature) and hk.running_init():
+            hk.get_state("step", (), jnp.int32, init=jnp.zeros)
+        if core.resolve_deterministic(deterministic, self.deterministic):
+            return core.draw_deterministic(logits, where=where, dtype=self.dtype), None
+        key = self._key() if key is None else key
+        step = self._tick(step) if callable(self.temperature) else None
+        temperature = core.resolve_temperature(self.temperature, temperature, step)
+        sample = core.draw(self.estimator, key, logits, temperature, where=where, dtype=self.dtype)
+        return sample, temperature
+
+    def _key(self) -> jax.Array:
+        key = hk.maybe_next_rng_key()
+        if key is None:
+            raise ValueError(
+                f"{self._name()} needs a key: write apply(params, state, key, ...), or call it "
+                f"with key=, or with deterministic=True"
+            )
+        return key
+
+    def _tick(self, step: Any) -> jax.Array:
+        """The step of this call; the clock goes on to the next."""
+        if step is None:
+            step = core.check_clock(self._clock(), self._name())
+        if not hk.running_init():
+            hk.set_state("step", core.next_step(step))
+        return core.as_step(step)
+
+    def _clock(self) -> jax.Array:
+        try:
+            return hk.get_state("step")
+        except ValueError as error:
+            raise ValueError(
+                f"{self._name()} has a schedule but no clock: use hk.transform_with_state and pass "
+                f"the state that init returned, or call it with step="
+            ) from error
+
+    def _name(self) -> str:
+        return f"{type(self).__name__} at {self.module_name}"
+
+
+class GumbelSoftmax(_Sampler):
+    """Samples its input, logits ``[..., K]``; the one-hot argmax when deterministic.
+
+    Args:
+        temperature: positive number, or a schedule (then the module owns a clock, the state
+            ``step``, and needs ``hk.transform_with_state``).
+        estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``.
+        deterministic: default mode; None means False.
+        dtype: of the sample; that of the logits by default.
+        rng_collection: there for the same signature everywhere; Haiku has a single stream.
+        name: of the module.
+
+    Example:
+        >>> schedule = core.Exponential(1.0, 0.5, rate=1e-3)
+        >>> model = hk.transform_with_state(lambda x: GumbelSoftmax(temperature=schedule)(x))
+        >>> x, key = jnp.zeros((2, 3)), jax.random.key(0)
+        >>> params, state = model.init(key, x)
+        >>> sample, state = model.apply(params, state, key, x)
+        >>> sample.shape, state["gumbel_softmax"]["step"].item()
+        ((2, 3), 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float | core.Schedule = 1.0,
+        estimator: core.Estimator = core.StraightThroughGumbel(),
+        deterministic: bool | None = None,
+        dtype: DTypeLike | None = None,
+        rng_collection: str = "gumbel",
+        name: str | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            estimator=estimator,
+            deterministic=deterministic,
+            dtype=dtype,
+            rng_collection=rng_collection,
+            name=name,
+        )
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        temperature: ArrayLike | None = None,
+        step: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """A sample of the shape of ``x``.
+
+        Args:
+            x: ``[..., K]`` floating, unnormalised log-probabilities.
+            where: boolean mask that broadcasts to ``x``; False excludes a class.
+            deterministic: overrides the constructor's; a Python bool.
+            temperature: overrides the schedule; the clock still ticks.
+            step: overrides the clock, which is left at ``step + 1``.
+            key: overrides the stream.
+        """
+        return self._draw(x, where, deterministic, temperature, step, key)[0]
+
+
+class CategoricalLatent(_Sampler):
+    """L categorical latents of K classes, with the KL divergence from their prior.
+
+    Args:
+        num_latents: L.
+        num_classes: K.
+        prior: "uniform", or "learned": a parameter ``prior_logits`` ``[L, K]``, zero at first.
+        temperature: positive number, or a schedule (then the module owns a clock, the state
+            ``step``, and needs ``hk.transform_with_state``).
+        estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``.
+        deterministic: default mode; None means False.
+        dtype: of the sample; that of the logits by default.
+        rng_collection: there for the same signature everywhere; Haiku has a single stream.
+        name: of the module.
+
+    Example:
+        >>> model = hk.transform(lambda x: CategoricalLatent(3, 4, temperature=0.5)(x))
+        >>> output = model.apply({}, jax.random.key(0), jnp.zeros((2, 12)))
+        >>> output.sample.shape, output.index.shape, output.kl.tolist()
+        ((2, 3, 4), (2, 3), [0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        num_latents: int,
+        num_classes: int,
+        *,
+        prior: core.Prior = "uniform",
+        temperature: float | core.Schedule = 1.0,
+        estimator: core.Estimator = core.StraightThroughGumbel(),
+        deterministic: bool | None = None,
+        dtype: DTypeLike | None = None,
+        rng_collection: str = "gumbel",
+        name: str | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            estimator=estimator,
+            deterministic=deterministic,
+            dtype=dtype,
+            rng_collection=rng_collection,
+            name=name,
+        )
+        self.num_latents = num_latents
+        self.num_classes = num_classes
+        self.has_learned_prior = core.has_learned_prior(prior)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        temperature: ArrayLike | None = None,
+        step: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> core.LatentOutput:
+        """A sample, its codes and its KL divergence; see ``gs_modules.LatentOutput``.
+
+        Args:
+            x: ``[..., L * K]`` or, for L > 1, ``[..., L, K]``: logits, an encoder's output.
+            where: boolean mask that broadcasts to ``[..., L, K]``; False excludes a class.
+            deterministic: overrides the constructor's; a Python bool.
+            temperature: overrides the schedule; the clock still ticks.
+            step: overrides the clock, which is left at ``step + 1``.
+            key: overrides the stream.
+        """
+        logits = core.latent_logits(x, self.num_latents, self.num_classes)
+        prior_logits = None
+        if self.has_learned_prior:
+            shape = (self.num_latents, self.num_classes)
+            prior_logits = hk.get_parameter("prior_logits", shape, init=jnp.zeros)
+        sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
+        return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+
+
+def set_step(state: Mapping[str, Mapping[str, Any]], step: int | jax.Array) -> dict[str, Any]:
+    """``state`` with every clock at ``step``; also under ``jax.jit``.
+
+    For gradient accumulation, for a layer called several times per update, or to resume from an
+    optimizer's count. A clock is a state named ``step``.
+
+    Raises:
+        ValueError: ``state`` holds no clock.
+
+    Example:
+        >>> schedule = core.Linear(1.0, 0.5, steps=10)
+        >>> model = hk.transform_with_state(lambda x: GumbelSoftmax(temperature=schedule)(x))
+        >>> _, state = model.init(jax.random.key(0), jnp.zeros((2, 3)))
+        >>> set_step(state, 7)["gumbel_softmax"]["step"].item()
+        7
+    """
+    if not any("step" in entries for entries in state.values()):
+        raise ValueError(f"set_step: no state `step` in {sorted(state)}; pass init's state")
+    step = core.as_step(step)
+    return {
+        module: {
+            name: jnp.full_like(value, step, dtype=jnp.int32) if name == "step" else value
+            for name, value in entries.items()
+        }
+        for module, entries in state.items()
+    }
