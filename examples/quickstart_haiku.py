@@ -36,15 +36,15 @@ def train_step(params, state, opt_state, x, y, key):
 
 
 def main(steps: int):
-    digits = load_digits()
-    x, y = jnp.asarray(digits.data / 16, jnp.float32), jnp.asarray(digits.target)
+    images, labels = load_digits(return_X_y=True)
+    x, y = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
     params, state = model.init(jax.random.key(0), x[:1])
     opt_state = optimizer.init(params)
     for step in range(steps):
         row_key, gumbel_key = jax.random.split(jax.random.key(step))
-        rows = jax.random.randint(row_key, 128, 0, 1500)
-        step_args = (params, state, opt_state, x[rows], y[rows], gumbel_key)
-        params, state, opt_state, loss = train_step(*step_args)
+        rows = jax.random.randint(row_key, (128,), 0, 1500)
+        batch = x[rows], y[rows], gumbel_key
+        params, state, opt_state, loss = train_step(params, state, opt_state, *batch)
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
     logits, _ = model.apply(params, state, None, x[1500:], deterministic=True)

@@ -28,9 +28,8 @@ model, optimizer = Classifier(), optax.adam(3e-3)
 @jax.jit
 def train_step(params, clock, opt_state, x, y, key):
     def loss(params):
-        logits, state = model.apply(
-            {"params": params, "anneal": clock}, x, rngs={"gumbel": key}, mutable=["anneal"]
-        )
+        variables = {"params": params, "anneal": clock}
+        logits, state = model.apply(variables, x, rngs={"gumbel": key}, mutable=["anneal"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state["anneal"]
 
     (value, clock), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -39,16 +38,16 @@ def train_step(params, clock, opt_state, x, y, key):
 
 
 def main(steps: int):
-    digits = load_digits()
-    x, y = jnp.asarray(digits.data / 16, jnp.float32), jnp.asarray(digits.target)
+    images, labels = load_digits(return_X_y=True)
+    x, y = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
     variables = model.init(jax.random.key(0), x[:1])
     params, clock = variables["params"], variables["anneal"]
     opt_state = optimizer.init(params)
     for step in range(steps):
         row_key, gumbel_key = jax.random.split(jax.random.key(step))
-        rows = jax.random.randint(row_key, 128, 0, 1500)
-        step_args = (params, clock, opt_state, x[rows], y[rows], gumbel_key)
-        params, clock, opt_state, loss = train_step(*step_args)
+        rows = jax.random.randint(row_key, (128,), 0, 1500)
+        batch = x[rows], y[rows], gumbel_key
+        params, clock, opt_state, loss = train_step(params, clock, opt_state, *batch)
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
     logits = model.apply({"params": params}, x[1500:], deterministic=True)

@@ -11,11 +11,13 @@ from sklearn.datasets import load_digits
 from gs_modules import Exponential
 from gs_modules.nnx import GumbelSoftmax
 
+SCHEDULE = Exponential(1.0, 0.3, rate=3e-3)
+
 
 class Classifier(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs):
         self.encoder = nnx.Linear(64, 8 * 16, rngs=rngs)
-        self.codes = GumbelSoftmax(temperature=Exponential(1.0, 0.3, rate=3e-3), rngs=rngs)
+        self.codes = GumbelSoftmax(temperature=SCHEDULE, rngs=rngs)
         self.classifier = nnx.Linear(8 * 16, 10, rngs=rngs)
 
     def __call__(self, x):
@@ -34,16 +36,15 @@ def train_step(model, optimizer, x, y):
 
 
 def main(steps: int):
-    digits = load_digits()
-    x, y = jnp.asarray(digits.data / 16, jnp.float32), jnp.asarray(digits.target)
+    images, labels = load_digits(return_X_y=True)
+    x, y = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
     model = Classifier(rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(3e-3), wrt=nnx.Param)
     for step in range(steps):
-        rows = jax.random.randint(jax.random.key(step), 128, 0, 1500)
+        rows = jax.random.randint(jax.random.key(step), (128,), 0, 1500)
         loss = train_step(model, optimizer, x[rows], y[rows])
         if step % 100 == 0 or step == steps - 1:
-            temperature = model.codes.temperature(step)
-            print(f"step {step:4d}  loss {loss:.3f}  temperature {temperature:.3f}")
+            print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
     model.eval()
     accuracy = (model(x[1500:]).argmax(-1) == y[1500:]).mean()
     print(f"accuracy on unseen digits, deterministic codes: {accuracy:.3f}")
