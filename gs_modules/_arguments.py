@@ -67,7 +67,7 @@ def positive_temperature(
     """
     try:
         value = jnp.asarray(temperature)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"temperature must be a positive number, got {temperature!r}") from error
     if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
         raise TypeError(f"temperature must be a positive number, got {value.dtype}")
@@ -92,6 +92,11 @@ def positive_temperature(
             f"shape of logits, {shape}, with size 1 on axis {axis}"
         )
     return full_rank
+
+
+def computing_dtype(dtype: DTypeLike) -> np.dtype:
+    """float64 for float64, float32 for everything smaller."""
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 def result_dtype(dtype: DTypeLike | None, default: DTypeLike) -> np.dtype:

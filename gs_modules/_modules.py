@@ -76,6 +76,10 @@ def check_clock(step: Any, owner: str) -> jax.Array:
 
     Raises:
         TypeError: the clock has another dtype, after a cast of the whole state for instance.
+
+    Example:
+        >>> check_clock(jnp.int32(7), "GumbelSoftmax").item()
+        7
     """
     dtype = getattr(step, "dtype", type(step).__name__)
     if dtype != jnp.int32:
@@ -170,7 +174,12 @@ def latent_output(
     *,
     where: ArrayLike | None = None,
 ) -> LatentOutput:
-    """The output of ``CategoricalLatent``; ``temperature`` is None in a deterministic call."""
+    """The output of ``CategoricalLatent``; ``temperature`` is None in a deterministic call.
+
+    Example:
+        >>> latent_output(jnp.eye(2), jnp.zeros((2, 2)), None, 0.5).index.tolist()
+        [0, 1]
+    """
     kl = categorical_kl(logits, prior_logits, where=where).sum(-1)
     weights = jnp.where(sample == 0, -jnp.inf, sample)  # a row of zeros has no index
     reported = math.nan if temperature is None else temperature

@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from gs_modules import _arguments
@@ -36,7 +37,7 @@ def gumbel_noise(
         (2, 3)
     """
     dtype = _arguments.result_dtype(dtype, jnp.float32)
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     return _gumbel_noise(key, shape, dtype)
 
 
@@ -56,5 +57,5 @@ def standard_exponential(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLik
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _gumbel_noise(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    computing = jnp.promote_types(dtype, jnp.float32)
+    computing = _arguments.computing_dtype(dtype)
     return -jnp.log(standard_exponential(key, shape, computing)).astype(dtype)

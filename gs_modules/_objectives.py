@@ -111,5 +111,6 @@ def _categorical_entropy(logits, where, axis):
 
 def _expected(log_q: jax.Array, value: jax.Array) -> jax.Array:
     """``q * value``, and 0 with gradient 0 where ``q`` is 0."""
-    has_no_mass = log_q == -jnp.inf
-    return jnp.where(has_no_mass, 0, jnp.exp(log_q) * jnp.where(has_no_mass, 0, value))
+    q = jnp.exp(log_q)
+    has_no_mass = q == 0
+    return jnp.where(has_no_mass, 0, q * jnp.where(has_no_mass, 0, value))

@@ -201,7 +201,7 @@ def _checked(
 
 
 def _checked_temperature(temperature: Any, logits: jax.Array, axis: int) -> jax.Array:
-    computing = jnp.promote_types(logits.dtype, jnp.float32)
+    computing = _arguments.computing_dtype(logits.dtype)
     return _arguments.positive_temperature(temperature, logits.shape, axis, computing)
 
 
@@ -242,9 +242,20 @@ def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
     computed them, and a compiled program would then draw from another law than an eager one.
     """
     if logits.dtype.itemsize < 4:
-        info = jnp.finfo(logits.dtype)
-        logits = lax.reduce_precision(logits.astype(jnp.float32), info.nexp, info.nmant)
+        logits = _rounded(logits)
     return logits if where is None else jnp.where(where, logits, -jnp.inf)
+
+
+@jax.custom_jvp
+def _rounded(logits: jax.Array) -> jax.Array:
+    info = jnp.finfo(logits.dtype)
+    wide = logits.astype(jnp.float32)
+    rounded = lax.reduce_precision(wide, info.nexp, info.nmant)
+    # reduce_precision flushes subnormal numbers to zero; float16 logits of 6e-5 are subnormal.
+    return jnp.where(jnp.abs(wide) < info.smallest_normal, wide, rounded)
+
+
+_rounded.defjvps(lambda tangent, *_: tangent.astype(jnp.float32))
 
 
 def _scores(logits: jax.Array, noise: jax.Array, axis: int) -> jax.Array:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import operator
 from collections.abc import Sequence
 
@@ -23,12 +22,17 @@ LAST_STEP = 2**31 - 1
 
 
 def as_step(step: int | jax.Array) -> jax.Array:
-    """``step`` as int32, clipped to ``0 .. 2**31 - 1``; floats and booleans are refused."""
+    """``step`` as int32, clipped to ``0 .. 2**31 - 1``; floats and booleans are refused.
+
+    Example:
+        >>> as_step(-1).item(), as_step(2**40).item() == 2**31 - 1
+        (0, True)
+    """
     dtype = jnp.result_type(step)
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"step must be an integer, got {dtype}; write step.astype(jnp.int32)")
-    if isinstance(step, (int, np.integer)):
-        return jnp.int32(min(max(int(step), 0), LAST_STEP))
+    if isinstance(step, (int, np.integer, np.ndarray)):  # jnp.asarray would wrap an int64
+        return jnp.asarray(np.clip(step, 0, LAST_STEP), jnp.int32)
     if not np.can_cast(dtype, np.int32):
         step = jnp.minimum(step, LAST_STEP)
     return jnp.maximum(jnp.asarray(step).astype(jnp.int32), 0)
@@ -253,9 +257,12 @@ def _freeze_count(schedule: object, name: str) -> None:
 def _positive(name: str, value: float) -> float:
     if isinstance(value, (bool, np.bool_, str)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
-    in_float32 = float(np.float32(number)) if abs(number) < 1e39 else math.inf
-    if not (in_float32 >= float(np.finfo(np.float32).tiny) and math.isfinite(in_float32)):
+    try:
+        number = float(value)
+    except (TypeError, OverflowError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    float32 = np.finfo(np.float32)
+    if not float(float32.tiny) <= number <= float(float32.max):
         raise ValueError(f"{name} must be positive and finite in float32, got {value!r}")
     return number
 

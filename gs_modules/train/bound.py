@@ -1,0 +1,110 @@
+"""The evidence lower bound of the VAE: in training, and with discrete samples afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from gs_modules import CodeUsage, LatentOutput, gumbel_softmax, latent_output
+from gs_modules.train.models import Model, Params
+
+EVALUATION_BATCH = 500
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Sums over examples, in nats; they add up over batches.
+
+    Attributes:
+        count: examples (times posterior samples).
+        reconstruction: Bernoulli cross-entropy of the pixels.
+        kl: KL divergence of the posterior from the prior.
+        usage: the codes drawn.
+    """
+
+    count: jax.Array
+    reconstruction: jax.Array
+    kl: jax.Array
+    usage: CodeUsage
+
+    @classmethod
+    def zero(cls, num_latents: int, num_classes: int) -> Totals:
+        usage = CodeUsage(jnp.zeros((num_latents, num_classes), jnp.int32))
+        return cls(jnp.float32(0), jnp.float32(0), jnp.float32(0), usage)
+
+    @classmethod
+    def of(
+        cls,
+        pixel_logits: jax.Array,
+        x: jax.Array,
+        latent: LatentOutput,
+        keep: jax.Array | None = None,
+    ) -> Totals:
+        """Of a batch ``[B, pixels]``; ``keep`` ``[B]`` leaves padding rows out."""
+        keep = jnp.ones(x.shape[0], bool) if keep is None else keep
+        reconstruction = optax.sigmoid_binary_cross_entropy(pixel_logits, x).sum(-1)
+        return cls(
+            count=keep.sum(dtype=jnp.float32),
+            reconstruction=jnp.where(keep, reconstruction, 0).sum(),
+            kl=jnp.where(keep, latent.kl, 0).sum(),
+            usage=CodeUsage.of(jnp.where(keep[:, None], latent.index, -1), latent.logits.shape[-1]),
+        )
+
+    def __add__(self, other: Totals) -> Totals:
+        return jax.tree.map(jnp.add, self, other)
+
+    def metrics(self) -> dict[str, float]:
+        """Means per example; perplexity is the mean over the latents, of 1 to K."""
+        reconstruction = float(self.reconstruction) / float(self.count)
+        kl = float(self.kl) / float(self.count)
+        return {
+            "neg_elbo": reconstruction + kl,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "perplexity": float(self.usage.perplexity.mean()),
+            "codes_used": int(self.usage.codes_used),
+        }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 5))
+def evaluate(
+    model: Model, params: Params, images: jax.Array, scale: float, key: jax.Array, samples: int
+) -> Totals:
+    """The bound with discrete samples: the posterior itself, whatever estimator trained it.
+
+    Args:
+        model: pure functions of the VAE.
+        params: its parameters.
+        images: ``[N, pixels]`` uint8.
+        scale: pixel values in 0 .. 1 are ``images * scale``.
+        key: of the posterior samples.
+        samples: posterior samples per image.
+    """
+    batch = min(EVALUATION_BATCH, len(images))
+    padded = -len(images) % batch
+    keep = np.arange(len(images) + padded) < len(images)
+    images = jnp.pad(images, ((0, padded), (0, 0))).reshape(-1, batch, images.shape[1])
+    keep = keep.reshape(-1, batch)
+
+    def add_batch(totals: Totals, inputs: tuple) -> tuple[Totals, None]:
+        index, pixels, keep = inputs
+        x = pixels.astype(jnp.float32) * scale
+        posterior = model.encode(params, x)
+
+        def add_sample(number: jax.Array, totals: Totals) -> Totals:
+            sample_key = jax.random.fold_in(jax.random.fold_in(key, index), number)
+            sample = gumbel_softmax(sample_key, posterior.logits, hard=True)
+            drawn = latent_output(sample, posterior.logits, model.prior_logits(params), 1.0)
+            return totals + Totals.of(model.decode(params, sample), x, drawn, keep)
+
+        return lax.fori_loop(0, samples, add_sample, totals), None
+
+    zero = Totals.zero(*model.prior_logits(params).shape)
+    return lax.scan(add_batch, zero, (np.arange(len(images)), images, keep))[0]

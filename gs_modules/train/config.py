@@ -1,0 +1,293 @@
+"""The config: a YAML file and flags in, frozen pydantic objects or every error at once out."""
+
+import difflib
+import functools
+import operator
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from gs_modules import ESTIMATORS, SCHEDULES
+from gs_modules.train.sections import (
+    Choice,
+    Data,
+    Model,
+    Optimizer,
+    Section,
+    Training,
+    choices,
+    mentioned,
+)
+from gs_modules.train.yaml_source import Path, Source, YamlError, shown, write
+
+
+class ConfigError(Exception):
+    """A config that cannot be used; `lines` holds one line for each thing that is wrong."""
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+_CHOICES = {
+    "estimator": choices(ESTIMATORS, "gradient estimator"),
+    "temperature": choices(SCHEDULES, "schedule of the temperature"),
+}
+if TYPE_CHECKING:  # pyright cannot see into a union made from a table
+    Estimator = Choice
+    Temperature = Choice
+else:
+    Estimator, Temperature = (
+        Annotated[functools.reduce(operator.or_, models.values()), Field(discriminator="kind")]
+        for models in _CHOICES.values()
+    )
+
+
+class Config(Section):
+    """Everything that the numbers of a run depend on; equal configs hash alike."""
+
+    # jax.random.key drops the bits above 32: a larger seed would repeat the run of a smaller one.
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="seed of weights, noise and order of data"
+    )
+    framework: Literal["nnx", "linen", "haiku"] = Field(default="nnx", description="front-end")
+    data: Data = Data()
+    model: Model = Model()
+    estimator: Estimator = _CHOICES["estimator"]["straight_through_gumbel"].model_validate({})
+    temperature: Temperature = _CHOICES["temperature"]["exponential"].model_validate({})
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+
+
+_SECTIONS: dict[str, Mapping[str, type[Section]]] = {
+    name: _CHOICES.get(name) or {name: type(info.default)}
+    for name, info in Config.model_fields.items()
+    if isinstance(info.default, Section)
+}
+
+
+def load(
+    path: str | os.PathLike[str] | None,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    check_root: bool = True,
+) -> Config:
+    """The config of a YAML file, with flags on top.
+
+    Args:
+        path: the file; None for the defaults.
+        overrides: dotted keys and their values as YAML, `("temperature.end", "0.3")`; the last of
+            a key counts. A new `kind` drops what the file says for the old kind alone.
+        check_root: refuse a data set read from files whose `data.root` is not a folder.
+
+    Raises:
+        ConfigError: with everything that is wrong, each where it was written.
+    """
+    try:
+        source = Source(path)
+    except YamlError as error:
+        raise ConfigError([error.reason]) from None
+    for name, text in dict(overrides).items():
+        source.override(name, text)
+    for name in _SECTIONS:
+        _settle(source, name)
+    config = _validate(source)
+    if check_root:
+        _check_root(source)
+    if config is None or source.faults():
+        raise ConfigError(source.faults())
+    return config
+
+
+class Option(NamedTuple):
+    """A key, for the help of its flag."""
+
+    type: str
+    default: Any
+    help: str
+
+
+@functools.cache
+def option_names() -> dict[str, Option]:
+    """Every dotted key over all kinds: its type in words, its default and its help."""
+    options = {}
+    for name, info in Config.model_fields.items():
+        if name not in _SECTIONS:
+            options[name] = Option(_words(info.annotation), info.default, info.description or "")
+        models = _SECTIONS.get(name, {})
+        for key, field in [item for m in models.values() for item in m.model_fields.items()]:
+            kinds = [kind for kind, model in models.items() if key in model.model_fields]
+            of_kinds = f" ({', '.join(kinds)})" if len(kinds) < len(models) else ""
+            options[f"{name}.{key}"] = Option(
+                " | ".join(kinds) if key == "kind" else _words(field.annotation),
+                getattr(info.default, key, field.default),
+                f"{field.description}{of_kinds}",
+            )
+    return options
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved YAML, every key in declared order; it loads as an equal config."""
+    return write(config.model_dump())
+
+
+def print_config(config: Config) -> str:
+    """`to_yaml`, and the temperature along the run as comments."""
+    schedule, steps = config.temperature.build(), config.training.steps
+    marks = dict.fromkeys((0, steps // 100, steps // 10, steps // 2, steps))
+    lines = [f"# temperature at step {step}: {float(schedule(step)):.6g}\n" for step in marks]
+    return to_yaml(config) + "".join(lines)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The dotted keys that differ, as `key: old -> new`."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in before | after
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(config: Config) -> dict[str, str]:
+    flat = {}
+    for name, value in config.model_dump().items():
+        section = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}".rstrip("."): shown(item) for key, item in section.items()}
+    return flat
+
+
+def _settle(source: Source, name: str) -> None:
+    """Makes a section keys of a kind that there is, so that pydantic can check all of them."""
+    section = source.tree.get(name)
+    if section is None:  # or all of its keys are commented out
+        source.tree.pop(name, None)
+        return
+    if not isinstance(section, dict):
+        source.refuse((name,), f"expected keys and values, got {shown(section)}")
+        del source.tree[name]
+        return
+    if name not in _CHOICES:
+        return
+    models, default = _CHOICES[name], Config.model_fields[name].default.kind
+    kind = section.setdefault("kind", default)
+    if not isinstance(kind, str) or kind not in models:
+        source.refuse((name, "kind"), _unknown("kind", kind, models))
+        if (kind := _nearest(kind, models)) is None:
+            del source.tree[name]
+            return
+        section["kind"] = kind
+    was = (source.in_file.get(name) or {}).get("kind", default)
+    if source.is_flag((name, "kind")) and kind != was:
+        known = {key for model in models.values() for key in model.model_fields}
+        for key in known - models[kind].model_fields.keys():
+            if not source.is_flag((name, key)):
+                section.pop(key, None)
+
+
+def _validate(source: Source) -> Config | None:
+    try:
+        return Config.model_validate(source.tree)
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            path = error["loc"]
+            if path[0] in _CHOICES:
+                path = (path[0], *path[2:])  # pydantic names the kind in between
+            source.refuse(*_plain(source, path, error))
+    return None
+
+
+_REASONS = {
+    "int_type": "expected an integer, got {got}",
+    "float_type": "expected a number, got {got}",
+    "bool_type": "expected true or false, got {got}",
+    "string_type": "expected text, got {got}",
+    "tuple_type": "expected a list, got {got}",
+    "finite_number": "must be finite, got {got}",
+    "greater_than": "must be greater than {gt}, got {got}",
+    "greater_than_equal": "must be at least {ge}, got {got}",
+    "less_than": "must be less than {lt}, got {got}",
+    "less_than_equal": "must be at most {le}, got {got}",
+    "value_error": "{error}",
+}
+
+
+def _plain(source: Source, path: Path, error: Mapping[str, Any]) -> tuple[Path, str]:
+    """Where to report an error of pydantic's, and in which words."""
+    if error["type"] == "extra_forbidden":
+        return path, _unknown_key(source, path)
+    if error["type"] == "literal_error":
+        names = option_names()[".".join(map(str, path))].type.split(" | ")
+        return path, _unknown(str(path[-1]), error["input"], names)
+    reason = str(_REASONS.get(error["type"], error["msg"])).format(
+        got=shown(error["input"]), **error.get("ctx", {})
+    )
+    if len(path) == 1 and isinstance(error["input"], dict):  # of several keys, or none of them
+        keys = [(path[0], key) for key in mentioned(reason, error["input"])]
+        path = min(keys, key=lambda key: not source.is_flag(key), default=path)
+    return path, reason
+
+
+def _unknown_key(source: Source, path: Path) -> str:
+    section, name = str(path[0]), str(path[-1])
+    if len(path) == 1:
+        valid, owner = list(Config.model_fields), "a config"
+    else:
+        owner = source.tree[section]["kind"] if section in _CHOICES else section
+        valid = list(_SECTIONS[section][owner].model_fields)
+    options = [option for option in option_names() if not option.startswith(f"{section}.")]
+    elsewhere = [option for option in options if option.endswith(f".{name}")]
+    if elsewhere and not _nearest(name, valid):
+        valid = elsewhere
+    return _unknown("key", name, valid, f"{owner} has")
+
+
+def _unknown(noun: str, got: Any, valid: Iterable[str], there_are: str = "there are") -> str:
+    if not isinstance(got, str):
+        return f"expected one of {', '.join(valid)}, got {shown(got)}"
+    nearest = _nearest(got, valid)
+    hint = f"did you mean {nearest!r}?" if nearest else f"{there_are} {', '.join(valid)}"
+    return f"unknown {noun} {shown(got)}; {hint}"
+
+
+def _nearest(got: Any, valid: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(str(got).lower(), list(valid), 1)), None)
+
+
+def _check_root(source: Source) -> None:
+    try:
+        data = Data.model_validate(source.tree.get("data", {}))
+    except ValidationError:  # reported already
+        return
+    if data.name == "digits":
+        return
+    write_one = f"write the folder that holds them, such as 'root: data/{data.name}'"
+    if data.root is None:
+        source.refuse(("data", "root"), f"missing; {data.name} is read from files: {write_one}")
+    elif not os.path.isdir(os.path.expanduser(data.root)):
+        reason = f"{shown(data.root)} is not a folder; {data.name} is read from files: {write_one}"
+        source.refuse(("data", "root"), reason)
+
+
+_WORDS = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true | false",
+    types.NoneType: "null",
+}
+
+
+def _words(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(args)
+    if origin is tuple:
+        return f"list of {_words(args[0])}s"
+    if origin is Annotated:
+        return _words(args[0])
+    return " or ".join(map(_words, args)) if args else _WORDS.get(hint, str(hint))

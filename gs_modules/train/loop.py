@@ -1,0 +1,233 @@
+"""The training loop: compiled chunks of steps, driven by one integer, the optimizer step.
+
+Temperature, noise and the order of the data are functions of the seed and the step alone, so a run
+that stopped continues as if it never had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from gs_modules import Schedule
+from gs_modules.train.bound import Totals, evaluate
+from gs_modules.train.config import Config
+from gs_modules.train.data import Dataset
+from gs_modules.train.models import Model, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What every optimizer step changes.
+
+    Attributes:
+        step: int32, optimizer updates so far: the clock of everything.
+        params: the trained parameters.
+        average: their exponential moving average; None without averaging.
+        optimizer: the optimizer's state.
+    """
+
+    step: jax.Array
+    params: Params
+    average: Params | None
+    optimizer: Any
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters that are evaluated: the average, where there is one."""
+        return self.params if self.average is None else self.average
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The parameters to keep: of the best validation bound, or the last without validation.
+
+    Attributes:
+        step: when they were evaluated.
+        bound: their validation bound in nats; infinite without validation.
+        params: the parameters.
+    """
+
+    step: jax.Array
+    bound: jax.Array
+    params: Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """Everything a run needs to go on: what a checkpoint holds."""
+
+    state: TrainState
+    best: Best
+
+
+class NonFiniteLossError(Exception):
+    """The loss became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """The compiled functions of one run.
+
+    Attributes:
+        config: the whole config.
+        data: the images.
+        model: pure functions of the VAE.
+    """
+
+    config: Config
+    data: Dataset
+    model: Model
+
+    def key(self, purpose: str) -> jax.Array:
+        """The root key of one purpose: init, train, validation, test or figures."""
+        purposes = ("init", "train", "validation", "test", "figures")
+        return jax.random.fold_in(jax.random.key(self.config.seed), purposes.index(purpose))
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformation:
+        options = self.config.optimizer
+        return optax.adamw(options.learning_rate, weight_decay=options.weight_decay)
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        return self.config.temperature.build()
+
+    def init(self) -> Snapshot:
+        params = self.model.init(self.key("init"))
+        copy = functools.partial(jax.tree.map, jnp.copy)
+        average = copy(params) if self.config.optimizer.average else None
+        state = TrainState(jnp.int32(0), params, average, self.optimizer.init(params))
+        return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), copy(params)))
+
+    def update(self, state: TrainState, x: jax.Array, key: jax.Array) -> tuple[TrainState, Totals]:
+        """One optimizer step on a batch ``[B, pixels]`` of values in 0 .. 1."""
+
+        def loss(params: Params) -> tuple[jax.Array, Totals]:
+            pixel_logits, latent = self.model.forward(params, x, key, state.step)
+            totals = Totals.of(pixel_logits, x, latent)
+            return (totals.reconstruction + totals.kl) / x.shape[0], totals
+
+        gradient, totals = jax.grad(loss, has_aux=True)(state.params)
+        updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = self.config.optimizer.average
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - decay)
+        return TrainState(state.step + 1, params, average, optimizer), totals
+
+    def compile(self) -> None:
+        """Compiles the training step now, not at the first chunk."""
+        _ = self.compiled_chunk
+
+    @functools.cached_property
+    def compiled_chunk(self) -> Callable[..., tuple[TrainState, Totals]]:
+        """``(state, images, batches, length) -> (state, totals)``: the only compiled update.
+
+        ``batches`` ``[evaluate_every, B]`` are row numbers; ``length`` of them are used, so that
+        the last, shorter chunk of a run needs no second compilation.
+        """
+
+        def chunk(state, images, batches, length):
+            def body(number, carry):
+                state, totals = carry
+                x = images[batches[number]].astype(jnp.float32) * self.data.scale
+                state, added = self.update(state, x, jax.random.fold_in(key, state.step))
+                return state, totals + added
+
+            zero = Totals.zero(self.config.model.num_latents, self.config.model.num_classes)
+            return lax.fori_loop(0, length, body, (state, zero))
+
+        key = self.key("train")
+        jitted = jax.jit(chunk, donate_argnums=0)
+        state = jax.eval_shape(self.init).state
+        shape = (self.config.training.evaluate_every, self.config.training.batch_size)
+        batches = jax.ShapeDtypeStruct(shape, jnp.int32)
+        return jitted.lower(state, self.images, batches, jnp.int32(0)).compile()
+
+    @functools.cached_property
+    def images(self) -> jax.Array:
+        return jnp.asarray(self.data.train)
+
+    def batches(self, start: int, stop: int) -> np.ndarray:
+        """Row numbers ``[evaluate_every, B]`` of the steps ``start .. stop - 1``, then zeros.
+
+        Every epoch is a permutation drawn from the seed and the number of the epoch; what is left
+        of it after the last whole batch is dropped.
+        """
+        size = self.config.training.batch_size
+        per_epoch = len(self.data.train) // size
+        rows = np.zeros((self.config.training.evaluate_every, size), np.int32)
+        for epoch in range(start // per_epoch, (stop - 1) // per_epoch + 1):
+            order = np.random.default_rng([self.config.seed, epoch]).permutation(
+                len(self.data.train)
+            )
+            steps = np.arange(max(start, epoch * per_epoch), min(stop, (epoch + 1) * per_epoch))
+            whole_batches = order[: per_epoch * size].reshape(per_epoch, size)
+            rows[steps - start] = whole_batches[steps % per_epoch]
+        return rows
+
+    def evaluate(self, params: Params, split: Literal["validation", "test"], step: int) -> Totals:
+        """The bound on one part of the data, with noise of its own for every step."""
+        key = jax.random.fold_in(self.key(split), step)
+        samples = self.config.training.evaluation_samples
+        images = getattr(self.data, split)
+        return evaluate(self.model, params, images, self.data.scale, key, samples)
+
+    def run(self, snapshot: Snapshot) -> Iterator[tuple[Snapshot, list[dict[str, Any]]]]:
+        """The rest of the run: after every chunk a new snapshot and what was measured there.
+
+        Raises:
+            NonFiniteLossError: before a damaged state is handed out.
+        """
+        state, best = snapshot.state, snapshot.best
+        every, last = self.config.training.evaluate_every, self.config.training.steps
+        while (start := int(state.step)) < last:
+            stop = min(start - start % every + every, last)
+            began = time.perf_counter()
+            state, totals = self.compiled_chunk(
+                state, self.images, self.batches(start, stop), jnp.int32(stop - start)
+            )
+            measured = totals.metrics()
+            if not math.isfinite(measured["neg_elbo"]):
+                raise NonFiniteLossError(
+                    f"the loss became {measured['neg_elbo']} between steps {start} and {stop}"
+                )
+            common = {
+                "temperature": float(self.schedule(stop)),
+                "steps_per_second": round((stop - start) / (time.perf_counter() - began), 1),
+            }
+            records = [{"step": stop, "split": "train", **measured, **common}]
+            bound = math.inf
+            if len(self.data.validation):
+                measured = self.evaluate(state.evaluated, "validation", stop).metrics()
+                records.append({"step": stop, "split": "validation", **measured, **common})
+                bound = measured["neg_elbo"]
+            if bound < float(best.bound) or not len(self.data.validation):
+                kept = jax.tree.map(jnp.copy, state.evaluated)
+                best = Best(jnp.int32(stop), jnp.float32(bound), kept)
+            yield Snapshot(state, best), records
+
+    def test(self, best: Best) -> dict[str, Any]:
+        """The record of the test images, at the parameters to keep."""
+        step = int(best.step)
+        return {
+            "step": step,
+            "split": "test",
+            **self.evaluate(best.params, "test", step).metrics(),
+            "temperature": float(self.schedule(step)),
+        }

@@ -1,0 +1,89 @@
+"""The categorical VAE in Flax Linen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gs_modules import LatentOutput
+from gs_modules.linen import CategoricalLatent, set_step
+from gs_modules.train.config import Config
+from gs_modules.train.models import Model
+
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class MLP(nn.Module):
+    widths: Sequence[int]
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        for width in self.widths[:-1]:
+            x = nn.relu(nn.Dense(width, kernel_init=UNIFORM)(x))
+            x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
+        return nn.Dense(self.widths[-1], kernel_init=UNIFORM)(x)
+
+
+class VAE(nn.Module):
+    config: Config
+    pixels: int
+
+    def setup(self):
+        model = self.config.model
+        codes = model.num_latents * model.num_classes
+        self.encoder = MLP((*model.hidden, codes), model.dropout)
+        self.latent = CategoricalLatent(
+            model.num_latents,
+            model.num_classes,
+            prior=model.prior,
+            temperature=self.config.temperature.build(),
+            estimator=self.config.estimator.build(),
+        )
+        self.decoder = MLP((*reversed(model.hidden), self.pixels), model.dropout)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, LatentOutput]:
+        latent = self.latent(self.encoder(x, False))
+        return self.decode(latent.sample, False), latent
+
+    def encode(self, x: jax.Array) -> LatentOutput:
+        return self.latent(self.encoder(x, True), deterministic=True)
+
+    def decode(self, sample: jax.Array, deterministic: bool = True) -> jax.Array:
+        return self.decoder(sample.reshape(*sample.shape[:-2], -1), deterministic)
+
+
+def build(config: Config, pixels: int) -> Model:
+    vae = VAE(config, pixels)
+    example = jnp.zeros((1, pixels))
+    clock = jax.eval_shape(lambda key: vae.init(key, example), jax.random.key(0))["anneal"]
+
+    def forward(params, x, key, step):
+        variables = {"params": params, "anneal": clock}
+        dropout, gumbel = jax.random.split(key)
+        rngs = {"dropout": dropout, "gumbel": gumbel}
+        output, _ = vae.apply(set_step(variables, step), x, rngs=rngs, mutable=["anneal"])
+        return output
+
+    def encode(params, x) -> Any:
+        return vae.apply({"params": params}, x, method="encode")
+
+    def decode(params, sample) -> Any:
+        return vae.apply({"params": params}, sample, method="decode")
+
+    def prior_logits(params):
+        if config.model.prior == "learned":
+            return params["latent"]["prior_logits"]
+        return jnp.zeros((config.model.num_latents, config.model.num_classes))
+
+    return Model(
+        init=lambda key: vae.init(key, example)["params"],
+        forward=forward,
+        encode=encode,
+        decode=decode,
+        prior_logits=prior_logits,
+    )

@@ -1,0 +1,86 @@
+"""The categorical VAE in Flax NNX."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from gs_modules import LatentOutput
+from gs_modules.nnx import CategoricalLatent, set_step
+from gs_modules.train.config import Config
+from gs_modules.train.models import Model
+
+UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class MLP(nnx.Module):
+    def __init__(self, widths: Sequence[int], dropout: float, *, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            nnx.Linear(a, b, kernel_init=UNIFORM, rngs=rngs) for a, b in itertools.pairwise(widths)
+        )
+        self.dropout = nnx.Dropout(dropout)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        for layer in self.layers[:-1]:
+            x = nnx.relu(layer(x))
+            x = self.dropout(x, deterministic=rngs is None, rngs=rngs)
+        return self.layers[-1](x)
+
+
+class VAE(nnx.Module):
+    def __init__(self, config: Config, pixels: int, *, rngs: nnx.Rngs):
+        model = config.model
+        codes = model.num_latents * model.num_classes
+        self.encoder = MLP((pixels, *model.hidden, codes), model.dropout, rngs=rngs)
+        self.latent = CategoricalLatent(
+            model.num_latents,
+            model.num_classes,
+            prior=model.prior,
+            temperature=config.temperature.build(),
+            estimator=config.estimator.build(),
+        )
+        self.decoder = MLP((codes, *reversed(model.hidden), pixels), model.dropout, rngs=rngs)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, LatentOutput]:
+        latent = self.latent(self.encoder(x, rngs), key=rngs["gumbel"]())
+        return self.decode(latent.sample, rngs), latent
+
+    def encode(self, x: jax.Array) -> LatentOutput:
+        return self.latent(self.encoder(x, None), deterministic=True)
+
+    def decode(self, sample: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        return self.decoder(sample.reshape(*sample.shape[:-2], -1), rngs)
+
+
+def build(config: Config, pixels: int) -> Model:
+    def create(key):
+        return VAE(config, pixels, rngs=nnx.Rngs(key))
+
+    abstract = nnx.eval_shape(lambda: create(jax.random.key(0)))
+    graph, _, rest = nnx.split(abstract, nnx.Param, ...)
+    clock = nnx.to_pure_dict(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), rest))
+
+    def merge(params):
+        return nnx.merge(graph, params, clock)
+
+    def forward(params, x, key, step):
+        vae = merge(params)
+        set_step(vae, step)
+        return vae(x, nnx.Rngs(key))
+
+    def prior_logits(params):
+        if config.model.prior == "learned":
+            return merge(params).latent.prior_logits[...]
+        return jnp.zeros((config.model.num_latents, config.model.num_classes))
+
+    return Model(
+        init=lambda key: nnx.to_pure_dict(nnx.state(create(key), nnx.Param)),
+        forward=forward,
+        encode=lambda params, x: merge(params).encode(x),
+        decode=lambda params, sample: merge(params).decode(sample),
+        prior_logits=prior_logits,
+    )

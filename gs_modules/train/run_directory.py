@@ -1,0 +1,126 @@
+"""The folder of a run: what is in it, and how it is opened, continued and finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gs_modules.train.config import Config, ConfigError, differences, load, to_yaml
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """Names of the files of one run; every file is written whole or not at all.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.summary.exists()
+
+    def open(self, config: Config, *, restart: bool = False) -> None:
+        """Makes the folder for ``config``, or checks that it holds a run of ``config``.
+
+        Args:
+            config: the resolved config.
+            restart: begin anew; a run that is there is kept aside as ``NAME.1``, ``NAME.2``, ...
+
+        Raises:
+            ConfigError: the folder holds a run of another config, or files that are no run.
+        """
+        if restart and self.path.exists():
+            self.path.rename(_free_name(self.path))
+        if self.config.exists():
+            different = differences(load(self.config), config)
+            if different:
+                raise ConfigError(
+                    [
+                        f"{self.path}: holds a run of another config; write --run-dir with another "
+                        f"folder, or --restart to begin anew",
+                        *(f"{self.config}: {difference}" for difference in different),
+                    ]
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.config, to_yaml(config))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The metrics written so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drops metrics of steps after ``step``, which are about to be measured again."""
+        whole = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:  # the last line of a process that was killed while writing it
+                break
+            if record["step"] <= step and record["split"] != "test":
+                whole.append(record)
+        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in whole))
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Adds lines to ``metrics.jsonl``."""
+        with self.metrics.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes ``text`` so that no reader and no crash ever sees a part of it."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def parameters_sha256(params: Any) -> str:
+    """SHA-256 over the bytes of all parameters, in the order of their paths."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate

@@ -1,0 +1,145 @@
+"""One run from its folder to its summary: train, save, measure, draw, or stop and be continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gs_modules.train import data, models
+from gs_modules.train.checkpoint import open_checkpoints
+from gs_modules.train.config import Config
+from gs_modules.train.loop import Best, Trainer
+from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, and everything up to this step is saved."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(f"stopped at step {step}; the same command continues from there")
+        self.exit_code = 128 + signal_number
+
+
+def train(
+    config: Config, directory: RunDirectory, console: Console, *, restart: bool = False
+) -> None:
+    """Trains until ``config.training.steps``, or continues to there.
+
+    Args:
+        config: the resolved config.
+        directory: where everything is written.
+        console: where people look.
+        restart: begin anew and keep an old run aside.
+
+    Raises:
+        ConfigError: the folder holds a run of another config.
+        DataError: the images cannot be read.
+        NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is untouched.
+        StoppedError: Ctrl-C or SIGTERM came; the state is saved.
+    """
+    images = data.load(config.data.name, config.data.root, config.data.validation)
+    directory.open(config, restart=restart)
+    if directory.is_finished:
+        _say(console, f"finished already; pictures: {directory.figures}")
+        return
+    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    with open_checkpoints(directory.checkpoints) as checkpoints, _stop_requests() as requested:
+        restored = snapshot = checkpoints.restore(trainer.init())
+        step = int(restored.state.step)
+        if step:
+            _say(console, f"continuing from step {step}")
+        directory.forget_after(step)
+        began = time.perf_counter()
+        trainer.compile()
+        _say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
+        with _progress(console) as progress:
+            task = progress.add_task("", total=config.training.steps, completed=step, shown="")
+            for snapshot, records in trainer.run(restored):
+                step = int(snapshot.state.step)
+                directory.append(records)
+                progress.update(task, completed=step, shown=_line(records))
+                if not console.is_terminal:
+                    _say(console, f"step {step}  {_line(records)}")
+                stop = requested()
+                is_due = step % config.training.checkpoint_every == 0
+                if stop or is_due or step == config.training.steps:
+                    checkpoints.save(step, snapshot)
+                if stop:
+                    raise StoppedError(stop, step)
+    _finish(directory, trainer, snapshot.best, console)
+
+
+def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Console) -> None:
+    """Measures on the test images, draws, and writes the summary last: it marks a finished run."""
+    from gs_modules.train.report import write_figures  # matplotlib is slow to import
+
+    tested = trainer.test(best)
+    directory.forget_after(trainer.config.training.steps)
+    directory.append([tested])
+    records = directory.records()
+    write_figures(
+        directory.figures, trainer.model, best.params, trainer.data, records, trainer.key("figures")
+    )
+    summary = {
+        "step": int(best.step),
+        **{record["split"]: record for record in records},
+        "parameters_sha256": parameters_sha256(best.params),
+    }
+    write_whole(directory.summary, json.dumps(summary, indent=2) + "\n")
+    _say(
+        console,
+        f"test: negative ELBO {tested['neg_elbo']:.2f} nats, parameters of step {best.step}",
+    )
+    _say(console, f"pictures: {directory.figures}")
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[Callable[[], int]]:
+    """Ctrl-C and SIGTERM become a question to ask after each chunk; a second Ctrl-C interrupts."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {
+        number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _line(records: list[dict[str, Any]]) -> str:
+    """What a person watches: the last loss and bound, the temperature and the speed."""
+    parts = [f"{record['split']} {record['neg_elbo']:.2f}" for record in records]
+    record = records[0]
+    return (
+        f"{'  '.join(parts)} nats  temperature {record['temperature']:.3f}  "
+        f"{record['steps_per_second']:.0f} steps/s"
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
