@@ -46,7 +46,10 @@ def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array |
     """``where`` broadcast to ``shape``; True keeps a category."""
     if where is None:
         return None
-    mask = jnp.asarray(where)
+    try:
+        mask = jnp.asarray(where)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"where must be a boolean array, got {where!r}") from error
     if mask.dtype != jnp.bool_:
         raise TypeError(f"where must be boolean, True keeps; got {mask.dtype}: write where != 0")
     try:
@@ -101,7 +104,10 @@ def computing_dtype(dtype: DTypeLike) -> np.dtype:
 
 def result_dtype(dtype: DTypeLike | None, default: DTypeLike) -> np.dtype:
     """``dtype``, or else ``default``; a ``TypeError`` unless it is real floating-point."""
-    chosen = jnp.dtype(default if dtype is None else dtype)
+    try:
+        chosen = jnp.dtype(default if dtype is None else dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype must be floating-point, got {dtype!r}") from error
     if not jnp.issubdtype(chosen, jnp.floating):
         raise TypeError(f"dtype must be floating-point, got {chosen}")
     return chosen

@@ -98,8 +98,8 @@ def log_probabilities(logits: jax.Array, axis: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=3, inline=True)
 def _categorical_kl(logits, prior_logits, where, axis):
     log_q = log_probabilities(computing_logits(logits, where), axis)
-    log_p = log_probabilities(computing_logits(prior_logits, where), axis)
-    log_p = log_p.astype(log_q.dtype)
+    prior_logits = computing_logits(prior_logits, where).astype(log_q.dtype)
+    log_p = log_probabilities(prior_logits, axis)
     return jnp.sum(_expected(log_q, log_q) - _expected(log_q, log_p), axis)
 
 

@@ -252,7 +252,7 @@ def _rounded(logits: jax.Array) -> jax.Array:
     wide = logits.astype(jnp.float32)
     rounded = lax.reduce_precision(wide, info.nexp, info.nmant)
     # reduce_precision flushes subnormal numbers to zero; float16 logits of 6e-5 are subnormal.
-    return jnp.where(jnp.abs(wide) < info.smallest_normal, wide, rounded)
+    return jnp.where(jnp.abs(wide) < float(info.smallest_normal), wide, rounded)
 
 
 _rounded.defjvps(lambda tangent, *_: tangent.astype(jnp.float32))
@@ -316,18 +316,20 @@ def _one_hot_jvp(axis, primals, tangents):
 
 
 def _tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis):
-    """``w - y * sum(w)`` with ``w = y * (dl / t - (dt / t) * log y)``: the relaxed sample alone.
+    """``w - y * sum(w)`` with ``w = y * (dl - dt * log y) / t``: the relaxed sample alone.
 
-    Both selects are needed: the inner one keeps an infinite tangent of an excluded class out of
-    the sum, the outer one an infinite cotangent out of the transposed sum.
+    Half of the division comes before the weights and half after them, so that neither the tangent
+    nor, transposed, the cotangent overflows at temperatures of 1e-38. Both selects are needed: the
+    inner one keeps an infinite tangent of an excluded class out of the sum, the outer one an
+    infinite cotangent out of the transposed sum.
     """
-    temperature = _positive_or_nan(temperature)
+    scale = 1 / jnp.sqrt(_positive_or_nan(temperature))
     change = jnp.zeros_like(relaxed)
     if not isinstance(logits_tangent, jax.custom_derivatives.SymbolicZero):
-        change += logits_tangent / temperature
+        change += logits_tangent * scale
     if not isinstance(temperature_tangent, jax.custom_derivatives.SymbolicZero):
         log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
-        change -= (temperature_tangent / temperature) * log_relaxed
+        change -= (temperature_tangent * scale) * log_relaxed
     weighted = jnp.where(relaxed == 0, 0, relaxed * change)
     total = jnp.sum(weighted, axis, keepdims=True)
-    return jnp.where(relaxed == 0, 0, weighted - relaxed * total)
+    return jnp.where(relaxed == 0, 0, (weighted - relaxed * total) * scale)

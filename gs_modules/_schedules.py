@@ -28,7 +28,10 @@ def as_step(step: int | jax.Array) -> jax.Array:
         >>> as_step(-1).item(), as_step(2**40).item() == 2**31 - 1
         (0, True)
     """
-    dtype = jnp.result_type(step)
+    try:
+        dtype = jnp.result_type(step)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"step must be an integer, got {step!r}") from error
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"step must be an integer, got {dtype}; write step.astype(jnp.int32)")
     if isinstance(step, (int, np.integer, np.ndarray)):  # jnp.asarray would wrap an int64
@@ -118,7 +121,9 @@ class Exponential:
 
     def __call__(self, step: int | jax.Array) -> jax.Array:
         refreshed = as_step(step) // self.every * self.every
-        decayed = self.start * jnp.exp(-self.rate * refreshed.astype(jnp.float32))
+        # Two halves: one exponential underflows before start times it does.
+        half = jnp.exp(-0.5 * self.rate * refreshed.astype(jnp.float32))
+        decayed = self.start * half * half
         return jnp.clip(decayed.astype(jnp.float32), self.end, self.start)
 
 
@@ -166,8 +171,8 @@ class Piecewise:
     boundaries: Sequence[int]
 
     def __post_init__(self):
-        values = tuple(_positive("values", value) for value in self.values)
-        boundaries = tuple(_count("boundaries", boundary) for boundary in self.boundaries)
+        values = tuple(_positive("Piecewise values", value) for value in self.values)
+        boundaries = tuple(_count("Piecewise boundaries", boundary) for boundary in self.boundaries)
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 f"Piecewise needs one value more than boundaries, got {len(values)} values and "
@@ -240,6 +245,8 @@ def _between(start: float, end: float, weight_start: jax.Array, weight_end: jax.
     value = jnp.float32(start) * weight_start + jnp.float32(end) * weight_end
     low, high = min(start, end), max(start, end)
     value = jnp.clip(value, jnp.float32(low), jnp.float32(high))
+    # XLA divides by a constant as it likes: 3 / 3 is not 1 in every compiled program.
+    value = jnp.where(weight_end == 0, jnp.float32(start), value)
     return jnp.where(weight_start == 0, jnp.float32(end), value)
 
 

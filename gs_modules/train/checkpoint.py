@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orbax.checkpoint as ocp
 
@@ -28,7 +28,8 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return like
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        return restored
 
 
 @contextlib.contextmanager

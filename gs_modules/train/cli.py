@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options, overrides = _parse(arguments)
     try:
-        config = load(options.config, overrides)
+        config = load(options.config, overrides, check_root=not options.print_config)
         if options.print_config:
             print(print_config(config), end="")
             return 0

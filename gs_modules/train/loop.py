@@ -34,19 +34,12 @@ class TrainState:
     Attributes:
         step: int32, optimizer updates so far: the clock of everything.
         params: the trained parameters.
-        average: their exponential moving average; None without averaging.
         optimizer: the optimizer's state.
     """
 
     step: jax.Array
     params: Params
-    average: Params | None
     optimizer: Any
-
-    @property
-    def evaluated(self) -> Params:
-        """The parameters that are evaluated: the average, where there is one."""
-        return self.params if self.average is None else self.average
 
 
 @jax.tree_util.register_dataclass
@@ -100,7 +93,10 @@ class Trainer:
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
         options = self.config.optimizer
-        return optax.adamw(options.learning_rate, weight_decay=options.weight_decay)
+        rate = options.learning_rate
+        if options.decay == "cosine":
+            rate = optax.cosine_decay_schedule(rate, self.config.training.steps)
+        return optax.adamw(rate, weight_decay=options.weight_decay)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -108,27 +104,27 @@ class Trainer:
 
     def init(self) -> Snapshot:
         params = self.model.init(self.key("init"))
-        copy = functools.partial(jax.tree.map, jnp.copy)
-        average = copy(params) if self.config.optimizer.average else None
-        state = TrainState(jnp.int32(0), params, average, self.optimizer.init(params))
-        return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), copy(params)))
+        state = TrainState(jnp.int32(0), params, self.optimizer.init(params))
+        kept = jax.tree.map(jnp.copy, params)  # the state is donated to the compiled chunk
+        return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), kept))
 
     def update(self, state: TrainState, x: jax.Array, key: jax.Array) -> tuple[TrainState, Totals]:
         """One optimizer step on a batch ``[B, pixels]`` of values in 0 .. 1."""
 
+        flip_key, model_key = jax.random.split(key)
+        seen = x
+        if probability := self.config.training.flip_probability:
+            seen = jnp.where(jax.random.bernoulli(flip_key, probability, x.shape), 1 - x, x)
+
         def loss(params: Params) -> tuple[jax.Array, Totals]:
-            pixel_logits, latent = self.model.forward(params, x, key, state.step)
+            pixel_logits, latent = self.model.forward(params, seen, model_key, state.step)
             totals = Totals.of(pixel_logits, x, latent)
             return (totals.reconstruction + totals.kl) / x.shape[0], totals
 
         gradient, totals = jax.grad(loss, has_aux=True)(state.params)
         updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = self.config.optimizer.average
-        average = state.average
-        if average is not None:
-            average = optax.incremental_update(params, average, 1 - decay)
-        return TrainState(state.step + 1, params, average, optimizer), totals
+        return TrainState(state.step + 1, params, optimizer), totals
 
     def compile(self) -> None:
         """Compiles the training step now, not at the first chunk."""
@@ -214,11 +210,11 @@ class Trainer:
             records = [{"step": stop, "split": "train", **measured, **common}]
             bound = math.inf
             if len(self.data.validation):
-                measured = self.evaluate(state.evaluated, "validation", stop).metrics()
+                measured = self.evaluate(state.params, "validation", stop).metrics()
                 records.append({"step": stop, "split": "validation", **measured, **common})
                 bound = measured["neg_elbo"]
             if bound < float(best.bound) or not len(self.data.validation):
-                kept = jax.tree.map(jnp.copy, state.evaluated)
+                kept = jax.tree.map(jnp.copy, state.params)
                 best = Best(jnp.int32(stop), jnp.float32(bound), kept)
             yield Snapshot(state, best), records
 

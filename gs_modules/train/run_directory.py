@@ -63,7 +63,7 @@ class RunDirectory:
         if restart and self.path.exists():
             self.path.rename(_free_name(self.path))
         if self.config.exists():
-            different = differences(load(self.config), config)
+            different = differences(load(self.config, check_root=False), config)
             if different:
                 raise ConfigError(
                     [

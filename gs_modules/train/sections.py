@@ -33,7 +33,6 @@ _FIELDS: dict[str, tuple[Any, str]] = {
 
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -62,10 +61,7 @@ class Model(Section):
         default=8, description="classes of each latent"
     )
     hidden: tuple[Count, ...] = Field(
-        default=(256, 256), description="widths of the encoder's layers; the decoder mirrors them"
-    )
-    dropout: Fraction = Field(
-        default=0.0, description="fraction of hidden units dropped in training"
+        default=(512,), description="widths of the encoder's layers; the decoder mirrors them"
     )
     prior: Literal["uniform", "learned"] = Field(
         default="uniform", description="prior of the latents"
@@ -75,11 +71,11 @@ class Model(Section):
 class Optimizer(Section):
     """How the weights move."""
 
-    learning_rate: float = Field(default=1e-3, gt=0, description="size of an update")
-    weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay of the weights")
-    average: Fraction = Field(
-        default=0.0, description="decay of the moving average of the weights; 0: off"
+    learning_rate: float = Field(default=2e-3, gt=0, description="size of an update")
+    decay: Literal["none", "cosine"] = Field(
+        default="cosine", description="of the learning rate; cosine: to 0 at the last step"
     )
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled decay of the weights")
 
 
 class Training(Section):
@@ -87,6 +83,11 @@ class Training(Section):
 
     steps: Count = Field(default=6000, description="optimizer updates")
     batch_size: Count = Field(default=100, description="examples in an update")
+    flip_probability: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=0.05,
+        description="with which a pixel is inverted before the encoder sees it; the decoder's "
+        "target stays clean",
+    )
     evaluate_every: Count = Field(
         default=600, description="updates from one evaluation to the next"
     )

@@ -80,8 +80,9 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
     """Measures on the test images, draws, and writes the summary last: it marks a finished run."""
     from gs_modules.train.report import write_figures  # matplotlib is slow to import
 
-    tested = trainer.test(best)
     directory.forget_after(trainer.config.training.steps)
+    speed = {"steps_per_second": directory.records()[-1]["steps_per_second"]}
+    tested = {**trainer.test(best), **speed}
     directory.append([tested])
     records = directory.records()
     write_figures(

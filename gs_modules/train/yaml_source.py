@@ -189,10 +189,10 @@ class _Reader:
     def _node(self, path: Path) -> Any:
         event = self._event()
         self._lines.setdefault(path, event.start_mark.line + 1)
-        if len(path) > MAX_DEPTH:
-            _refuse(event, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.ScalarEvent):
             return scalar(event.value) if event.implicit[0] else event.value
+        if len(path) >= MAX_DEPTH:
+            _refuse(event, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.SequenceStartEvent):
             items = []
             while not self._loader.check_event(yaml.SequenceEndEvent):

@@ -17,16 +17,13 @@ UNIFORM = hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
 class MLP(hk.Module):
-    def __init__(self, widths: Sequence[int], dropout: float, name: str):
+    def __init__(self, widths: Sequence[int], name: str):
         super().__init__(name=name)
         self.layers = [hk.Linear(width, w_init=UNIFORM) for width in widths]
-        self.dropout = dropout
 
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))
-            if self.dropout and not deterministic:
-                x = hk.dropout(hk.next_rng_key(), self.dropout, x)
         return self.layers[-1](x)
 
 
@@ -35,7 +32,7 @@ class VAE(hk.Module):
         super().__init__(name="vae")
         model = config.model
         codes = model.num_latents * model.num_classes
-        self.encoder = MLP((*model.hidden, codes), model.dropout, name="encoder")
+        self.encoder = MLP((*model.hidden, codes), name="encoder")
         self.latent = CategoricalLatent(
             model.num_latents,
             model.num_classes,
@@ -44,17 +41,17 @@ class VAE(hk.Module):
             estimator=config.estimator.build(),
             name="latent",
         )
-        self.decoder = MLP((*reversed(model.hidden), pixels), model.dropout, name="decoder")
+        self.decoder = MLP((*reversed(model.hidden), pixels), name="decoder")
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, LatentOutput]:
-        latent = self.latent(self.encoder(x, False))
-        return self.decode(latent.sample, False), latent
+        latent = self.latent(self.encoder(x))
+        return self.decode(latent.sample), latent
 
     def encode(self, x: jax.Array) -> LatentOutput:
-        return self.latent(self.encoder(x, True), deterministic=True)
+        return self.latent(self.encoder(x), deterministic=True)
 
-    def decode(self, sample: jax.Array, deterministic: bool = True) -> jax.Array:
-        return self.decoder(sample.reshape(*sample.shape[:-2], -1), deterministic)
+    def decode(self, sample: jax.Array) -> jax.Array:
+        return self.decoder(sample.reshape(*sample.shape[:-2], -1))
 
 
 def build(config: Config, pixels: int) -> Model:
@@ -72,7 +69,7 @@ def build(config: Config, pixels: int) -> Model:
 
     def prior_logits(params):
         if config.model.prior == "learned":
-            return params["vae/latent"]["prior_logits"]
+            return params["vae/~/latent"]["prior_logits"]
         return jnp.zeros((config.model.num_latents, config.model.num_classes))
 
     return Model(

@@ -19,13 +19,11 @@ UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 class MLP(nn.Module):
     widths: Sequence[int]
-    dropout: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for width in self.widths[:-1]:
             x = nn.relu(nn.Dense(width, kernel_init=UNIFORM)(x))
-            x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
         return nn.Dense(self.widths[-1], kernel_init=UNIFORM)(x)
 
 
@@ -36,7 +34,7 @@ class VAE(nn.Module):
     def setup(self):
         model = self.config.model
         codes = model.num_latents * model.num_classes
-        self.encoder = MLP((*model.hidden, codes), model.dropout)
+        self.encoder = MLP((*model.hidden, codes))
         self.latent = CategoricalLatent(
             model.num_latents,
             model.num_classes,
@@ -44,17 +42,17 @@ class VAE(nn.Module):
             temperature=self.config.temperature.build(),
             estimator=self.config.estimator.build(),
         )
-        self.decoder = MLP((*reversed(model.hidden), self.pixels), model.dropout)
+        self.decoder = MLP((*reversed(model.hidden), self.pixels))
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, LatentOutput]:
-        latent = self.latent(self.encoder(x, False))
-        return self.decode(latent.sample, False), latent
+        latent = self.latent(self.encoder(x))
+        return self.decode(latent.sample), latent
 
     def encode(self, x: jax.Array) -> LatentOutput:
-        return self.latent(self.encoder(x, True), deterministic=True)
+        return self.latent(self.encoder(x), deterministic=True)
 
-    def decode(self, sample: jax.Array, deterministic: bool = True) -> jax.Array:
-        return self.decoder(sample.reshape(*sample.shape[:-2], -1), deterministic)
+    def decode(self, sample: jax.Array) -> jax.Array:
+        return self.decoder(sample.reshape(*sample.shape[:-2], -1))
 
 
 def build(config: Config, pixels: int) -> Model:
@@ -64,10 +62,7 @@ def build(config: Config, pixels: int) -> Model:
 
     def forward(params, x, key, step):
         variables = {"params": params, "anneal": clock}
-        dropout, gumbel = jax.random.split(key)
-        rngs = {"dropout": dropout, "gumbel": gumbel}
-        output, _ = vae.apply(set_step(variables, step), x, rngs=rngs, mutable=["anneal"])
-        return output
+        return vae.apply(set_step(variables, step), x, rngs={"gumbel": key}, mutable=["anneal"])[0]
 
     def encode(params, x) -> Any:
         return vae.apply({"params": params}, x, method="encode")

@@ -18,16 +18,14 @@ UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class MLP(nnx.Module):
-    def __init__(self, widths: Sequence[int], dropout: float, *, rngs: nnx.Rngs):
+    def __init__(self, widths: Sequence[int], *, rngs: nnx.Rngs):
         self.layers = nnx.List(
             nnx.Linear(a, b, kernel_init=UNIFORM, rngs=rngs) for a, b in itertools.pairwise(widths)
         )
-        self.dropout = nnx.Dropout(dropout)
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers[:-1]:
             x = nnx.relu(layer(x))
-            x = self.dropout(x, deterministic=rngs is None, rngs=rngs)
         return self.layers[-1](x)
 
 
@@ -35,7 +33,7 @@ class VAE(nnx.Module):
     def __init__(self, config: Config, pixels: int, *, rngs: nnx.Rngs):
         model = config.model
         codes = model.num_latents * model.num_classes
-        self.encoder = MLP((pixels, *model.hidden, codes), model.dropout, rngs=rngs)
+        self.encoder = MLP((pixels, *model.hidden, codes), rngs=rngs)
         self.latent = CategoricalLatent(
             model.num_latents,
             model.num_classes,
@@ -43,17 +41,17 @@ class VAE(nnx.Module):
             temperature=config.temperature.build(),
             estimator=config.estimator.build(),
         )
-        self.decoder = MLP((codes, *reversed(model.hidden), pixels), model.dropout, rngs=rngs)
+        self.decoder = MLP((codes, *reversed(model.hidden), pixels), rngs=rngs)
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, LatentOutput]:
-        latent = self.latent(self.encoder(x, rngs), key=rngs["gumbel"]())
-        return self.decode(latent.sample, rngs), latent
+    def __call__(self, x: jax.Array, key: jax.Array) -> tuple[jax.Array, LatentOutput]:
+        latent = self.latent(self.encoder(x), key=key)
+        return self.decode(latent.sample), latent
 
     def encode(self, x: jax.Array) -> LatentOutput:
-        return self.latent(self.encoder(x, None), deterministic=True)
+        return self.latent(self.encoder(x), deterministic=True)
 
-    def decode(self, sample: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
-        return self.decoder(sample.reshape(*sample.shape[:-2], -1), rngs)
+    def decode(self, sample: jax.Array) -> jax.Array:
+        return self.decoder(sample.reshape(*sample.shape[:-2], -1))
 
 
 def build(config: Config, pixels: int) -> Model:
@@ -70,7 +68,7 @@ def build(config: Config, pixels: int) -> Model:
     def forward(params, x, key, step):
         vae = merge(params)
         set_step(vae, step)
-        return vae(x, nnx.Rngs(key))
+        return vae(x, key)
 
     def prior_logits(params):
         if config.model.prior == "learned":

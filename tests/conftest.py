@@ -1,0 +1,34 @@
+"""Strict JAX for every test, and a count of compilations."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_compilations = []
+
+
+@jax.monitoring.register_event_duration_secs_listener
+def _listen(event: str, duration: float, **details: object) -> None:
+    del duration, details
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compilations.append(event)
+
+
+@pytest.fixture
+def compilations() -> Iterator[Callable[[], int]]:
+    """How many programs XLA compiled since the last call; a first program proves that it counts."""
+    _compilations.clear()
+    jax.jit(lambda x: x + 1)(0)
+    assert len(_compilations) == 1, "jax.monitoring has renamed the event of a compilation"
+
+    def since_last_call() -> int:
+        count = len(_compilations)
+        _compilations.clear()
+        return count
+
+    since_last_call()
+    yield since_last_call

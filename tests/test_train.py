@@ -1,0 +1,378 @@
+"""The command, the loop and the bound: real runs on digits, small and short."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gs_modules import CodeUsage
+from gs_modules.train import bound, cli, data, models
+from gs_modules.train.config import load
+from gs_modules.train.loop import Trainer
+from gs_modules.train.run_directory import parameters_sha256
+
+pytestmark = pytest.mark.command
+
+FRAMEWORKS = ("nnx", "linen", "haiku")
+SMALL = {
+    "model.hidden": "[16]",
+    "model.num_latents": "3",
+    "model.num_classes": "4",
+    "model.prior": "learned",
+    "temperature.kind": "cosine",
+    "temperature.steps": "50",
+    "training.steps": "50",
+    "training.evaluate_every": "20",
+    "training.checkpoint_every": "20",
+    "training.evaluation_samples": "2",
+}
+METRICS = {
+    "step", "split", "neg_elbo", "reconstruction", "kl", "temperature", "perplexity", "codes_used",
+    "steps_per_second",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def promotion_as_users_have_it():
+    """Optax and Flax need the default promotion rules; only the core is written for strict ones."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def empty_config(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("")
+    return path
+
+
+def flags(**changes):
+    options = {**SMALL, **{name.replace("__", "."): str(value) for name, value in changes.items()}}
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+def small_config(**changes):
+    options = {**SMALL, **{name.replace("__", "."): str(value) for name, value in changes.items()}}
+    return load(None, list(options.items()))
+
+
+def build_trainer(**changes):
+    config = small_config(**changes)
+    images = data.load("digits")
+    return Trainer(config, images, models.build(config, 64))
+
+
+def records_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(records):
+    return [{k: v for k, v in record.items() if k != "steps_per_second"} for record in records]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_run_leaves_metrics_summary_and_pictures(framework, empty_config, tmp_path, capsys):
+    run = tmp_path / "run"
+    command = ["train", str(empty_config), "--run-dir", str(run), *flags(framework=framework)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"pictures: {run / 'figures'}"
+    pictures = {"reconstructions.png", "samples.png", "curves.png", "code_usage.png"}
+    assert {path.name for path in (run / "figures").iterdir()} == pictures
+    records = records_of(run)
+    assert [(record["step"], record["split"]) for record in records[:-1]] == [
+        (step, split) for step in (20, 40, 50) for split in ("train", "validation")
+    ]
+    assert records[-1]["split"] == "test"
+    for record in records:
+        assert set(record) == METRICS
+        assert record["neg_elbo"] == pytest.approx(record["reconstruction"] + record["kl"])
+        assert 1 <= record["perplexity"] <= 4 and 1 <= record["codes_used"] <= 12
+    assert [record["temperature"] for record in records[0:6:2]] == pytest.approx(
+        [0.5 + 0.25 * (1 + math.cos(math.pi * step / 50)) for step in (20, 40, 50)], rel=1e-6
+    )
+    best = min(records[1:6:2], key=lambda record: record["neg_elbo"])
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["step"] == best["step"] == records[-1]["step"]
+    assert summary["test"] == records[-1] and len(summary["parameters_sha256"]) == 64
+    # Forty small updates are better than none: chance is 64 log 2 nats.
+    assert records[-1]["neg_elbo"] < 64 * math.log(2)
+
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert cli.main(command) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    assert cli.main([*command, "--training.batch_size", "50"]) == 2
+    error = capsys.readouterr().err
+    assert "training.batch_size: 100 -> 50" in error
+    assert "--run-dir" in error and "--restart" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_stopped_run_continues_bitwise(framework):
+    trainer = build_trainer(framework=framework)
+    unbroken = list(trainer.run(trainer.init()))
+    again = build_trainer(framework=framework)
+    first, _ = next(again.run(again.init()))
+    restored = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), first)
+    continued = list(again.run(restored))
+    assert parameters_sha256(continued[-1][0]) == parameters_sha256(unbroken[-1][0])
+    for (_, ours), (_, theirs) in zip(continued, unbroken[1:], strict=True):
+        assert without_speed(ours) == without_speed(theirs)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_stopped_by_a_signal_saves_and_continues(
+    number, exit_code, empty_config, tmp_path
+):
+    def command(run):
+        options = flags(training__steps=4000, training__checkpoint_every=4000)
+        program = "import sys; from gs_modules.train.cli import main; sys.exit(main())"
+        return [
+            sys.executable,
+            "-c",
+            program,
+            "train",
+            str(empty_config),
+            "--run-dir",
+            run,
+            *options,
+        ]
+
+    stopped, unbroken = tmp_path / "stopped", tmp_path / "unbroken"
+    process = subprocess.Popen(command(stopped), stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (stopped / "metrics.jsonl").exists() or not records_of(stopped):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == exit_code
+    assert not (stopped / "summary.json").exists()
+    step = records_of(stopped)[-1]["step"]
+    assert 0 < step < 4000
+    output = subprocess.run(command(stopped), check=True, capture_output=True, text=True).stdout
+    assert f"continuing from step {step}" in output
+    subprocess.run(command(unbroken), check=True, capture_output=True)
+    assert without_speed(records_of(stopped)) == without_speed(records_of(unbroken))
+    sums = [json.loads((run / "summary.json").read_text()) for run in (stopped, unbroken)]
+    assert sums[0]["parameters_sha256"] == sums[1]["parameters_sha256"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_run_compiles_its_step_once(framework, compilations):
+    trainer = build_trainer(framework=framework, training__steps=110)
+    traced = []
+
+    def forward(*arguments):
+        traced.append(arguments)
+        return trainer.model.forward(*arguments)
+
+    model = models.Model(**{**vars(trainer.model), "forward": forward})
+    counted = Trainer(trainer.config, trainer.data, model)
+    steps = counted.run(counted.init())
+    temperatures = [next(steps)[1][0]["temperature"] for _ in range(2)]
+    assert compilations() > 0
+    temperatures += [records[0]["temperature"] for _, records in steps]
+    assert len(traced) == 1 and compilations() == 0
+    assert len(temperatures) == 6 and len(set(temperatures)) > 2
+
+
+def test_every_epoch_is_a_permutation_and_depends_on_the_step_alone():
+    trainer = build_trainer(training__evaluate_every=30, training__checkpoint_every=30)
+    per_epoch = 12  # 1,200 training images in batches of 100
+    rows = trainer.batches(0, 30)
+    for epoch in range(2):
+        seen = np.sort(rows[epoch * per_epoch : (epoch + 1) * per_epoch].ravel())
+        assert np.array_equal(seen, np.arange(1200))
+    assert not np.array_equal(rows[:per_epoch], rows[per_epoch : 2 * per_epoch])
+    pieces = [trainer.batches(a, b)[: b - a] for a, b in itertools.pairwise((0, 7, 12, 13, 30))]
+    assert np.array_equal(np.concatenate(pieces), rows)
+
+
+def dense_layers(framework, params):
+    """Weights and biases of encoder and decoder, in order."""
+    for part in ("encoder", "decoder"):
+        for layer in range(2):
+            if framework == "nnx":
+                found = params[part]["layers"][layer]
+                yield found, "kernel", "bias"
+            elif framework == "linen":
+                yield params[part][f"Dense_{layer}"], "kernel", "bias"
+            else:
+                suffix = f"_{layer}" if layer else ""
+                yield params[f"vae/~/{part}/~/linear{suffix}"], "w", "b"
+
+
+def test_the_three_frameworks_are_one_model():
+    x = jnp.asarray(data.load("digits").test[:5], jnp.float32)
+    codes = jax.nn.one_hot(jnp.arange(15).reshape(5, 3) % 4, 4)
+    generator = np.random.default_rng(0)
+    weights = [generator.normal(size=shape) for shape in ((64, 16), (16, 12), (12, 16), (16, 64))]
+    outputs = []
+    for framework in FRAMEWORKS:
+        trainer = build_trainer(framework=framework)
+        params = trainer.model.init(jax.random.key(0))
+        for weight, (layer, kernel, bias) in zip(
+            weights, dense_layers(framework, params), strict=True
+        ):
+            assert layer[kernel].shape == weight.shape
+            limit = weight.shape[0] ** -0.5
+            assert 0.8 * limit < jnp.abs(layer[kernel]).max() <= limit
+            layer[kernel] = jnp.asarray(weight, jnp.float32)
+            layer[bias] = jnp.full_like(layer[bias], 0.1)
+        latent = trainer.model.encode(params, x)
+        outputs.append((latent.logits, latent.kl, trainer.model.decode(params, codes)))
+        hidden = np.maximum(np.asarray(x) @ weights[0] + 0.1, 0)
+        np.testing.assert_allclose(
+            latent.logits.reshape(5, 12), hidden @ weights[1] + 0.1, rtol=2e-5, atol=2e-5
+        )
+    for output in outputs[1:]:
+        jax.tree.map(np.testing.assert_array_equal, output, outputs[0])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_training_noise_follows_the_key_and_temperature_the_step(framework):
+    trainer = build_trainer(framework=framework, estimator__kind="pathwise")
+    params = trainer.model.init(jax.random.key(0))
+    x = jnp.asarray(trainer.images[:4], jnp.float32)
+    forward = jax.jit(trainer.model.forward)
+    _, first = forward(params, x, jax.random.key(1), 0)
+    _, same = forward(params, x, jax.random.key(1), 0)
+    _, other_key = forward(params, x, jax.random.key(2), 0)
+    _, later = forward(params, x, jax.random.key(1), 50)
+    assert np.array_equal(first.sample, same.sample)
+    assert not np.array_equal(first.index, other_key.index)
+    assert (float(first.temperature), float(later.temperature)) == (1.0, 0.5)
+    assert np.array_equal(first.index, later.index) and later.sample.max() > first.sample.max()
+
+
+def test_the_bound_is_the_enumerated_one_and_ignores_padding(monkeypatch):
+    """Two latents of three classes: nine codes, so that the expectation is a short sum."""
+    generator = np.random.default_rng(0)
+    encoder = generator.normal(size=(5, 6))
+    decoder = generator.normal(size=(6, 5))
+    prior = generator.normal(size=(2, 3))
+
+    def encode(params, x):
+        from gs_modules import latent_output
+
+        logits = (x @ jnp.asarray(encoder, jnp.float32)).reshape(-1, 2, 3)
+        return latent_output(jnp.zeros_like(logits), logits, jnp.asarray(prior, jnp.float32), None)
+
+    model = models.Model(
+        init=lambda key: {},
+        forward=lambda *_: pytest.fail("evaluation does not train"),
+        encode=encode,
+        decode=lambda params, sample: sample.reshape(-1, 6) @ jnp.asarray(decoder, jnp.float32),
+        prior_logits=lambda params: jnp.asarray(prior, jnp.float32),
+    )
+    images = generator.integers(0, 2, (7, 5), np.uint8)
+    logits = (images @ encoder).reshape(7, 2, 3)
+    q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    p = np.exp(prior) / np.exp(prior).sum(-1, keepdims=True)
+    kl = (q * np.log(q / p)).sum((-1, -2))
+    mean, square = np.zeros(7), np.zeros(7)
+    for a, b in itertools.product(range(3), repeat=2):
+        pixel_logits = decoder[a] + decoder[3 + b]
+        cost = (np.logaddexp(0, pixel_logits) - images * pixel_logits).sum(-1)
+        mean += q[:, 0, a] * q[:, 1, b] * cost
+        square += q[:, 0, a] * q[:, 1, b] * cost**2
+    samples = 4000
+    standard_error = np.sqrt((square - mean**2).sum() / samples) / 7
+    monkeypatch.setattr(bound, "EVALUATION_BATCH", 3)
+    totals = bound.evaluate(model, {}, jnp.asarray(images), 1.0, jax.random.key(0), samples)
+    assert float(totals.count) == 7 * samples
+    measured = totals.metrics()
+    assert measured["kl"] == pytest.approx(kl.mean(), rel=1e-4)
+    # 5.3 standard errors: a false alarm in 1e7 runs.
+    assert abs(measured["reconstruction"] - mean.mean()) < 5.3 * standard_error + 1e-4
+    assert int(totals.usage.counts.sum()) == 2 * 7 * samples
+
+
+def test_totals_of_batches_add_up_to_those_of_the_whole():
+    usage = CodeUsage(jnp.ones((2, 3), jnp.int32))
+    one = bound.Totals(jnp.float32(2), jnp.float32(10), jnp.float32(4), usage)
+    both = (one + one).metrics()
+    assert both["neg_elbo"] == 7 and both["reconstruction"] == 5 and both["kl"] == 2
+    assert both["perplexity"] == pytest.approx(3) and both["codes_used"] == 6
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (["--trainnig.steps", "5"], ["--trainnig.steps", "'training'"]),
+        (["--training.steps", "many"], ["--training.steps", "expected an integer"]),
+        (["--temperature.end", "-0.5"], ["--temperature.end", "positive"]),
+        (["--framework", "linnen"], ["--framework", "linen"]),
+        (["--data.name", "minst"], ["--data.name", "mnist"]),
+        (["--data.name", "mnist"], ["data.root", "mnist"]),
+        (["--data.name", "mnist", "--data.root", "nowhere"], ["data.root", "nowhere"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_writes_nothing(
+    wrong, named, empty_config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", str(empty_config), *wrong]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and all(name in error for name in named)
+    assert os.listdir(tmp_path) == [empty_config.name]
+
+
+def test_missing_images_are_exit_code_3_and_write_nothing(empty_config, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    flags = ["--data.name", "mnist", "--data.root", str(tmp_path / "images")]
+    run = tmp_path / "run"
+    assert cli.main(["train", str(empty_config), "--run-dir", str(run), *flags]) == 3
+    assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_a_loss_that_explodes_is_exit_code_4_and_is_never_saved(empty_config, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = flags(optimizer__learning_rate="1e30")
+    assert cli.main(["train", str(empty_config), "--run-dir", str(run), *options]) == 4
+    assert "loss became" in capsys.readouterr().err
+    assert not (run / "summary.json").exists() and records_of(run) == []
+
+
+def test_restart_keeps_the_old_run_aside(empty_config, tmp_path):
+    run = tmp_path / "run"
+    short = flags(training__steps=20, temperature__steps=20)
+    command = ["train", str(empty_config), "--run-dir", str(run), *short]
+    assert cli.main(command) == 0
+    old = (run / "summary.json").read_bytes()
+    assert cli.main([*command, "--restart", "--seed", "1"]) == 0
+    assert (tmp_path / "run.1" / "summary.json").read_bytes() == old
+    assert load(run / "config.yaml").seed == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(empty_config, tmp_path, capsys):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    run = tmp_path / "thesis"
+    assert cli.main(["train", str(empty_config), "--run-dir", str(run), *flags()]) == 2
+    assert "not a run" in capsys.readouterr().err
+    assert os.listdir(run) == ["chapter.tex"]
+
+
+def test_print_config_is_yaml_with_temperatures_and_stops(empty_config, tmp_path, capsys):
+    assert cli.main(["train", str(empty_config), *flags(), "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(printed)
+    assert load(again) == small_config()
+    assert (
+        "# temperature at step 0: 1\n" in printed and "# temperature at step 50: 0.5\n" in printed
+    )
+    assert os.listdir(tmp_path) == ["again.yaml", "small.yaml"] or len(os.listdir(tmp_path)) == 2
