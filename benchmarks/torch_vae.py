@@ -5,7 +5,9 @@ the model, the optimizer and the estimator are those of the config, given as arg
 """
 
 import argparse
+import itertools
 import json
+import math
 import time
 
 import numpy as np
@@ -14,42 +16,41 @@ from torch import nn
 from torch.nn import functional
 
 
-def mlp(widths: list[int], dropout: float) -> nn.Sequential:
+def mlp(widths: list[int]) -> nn.Sequential:
     layers = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()] + [nn.Dropout(dropout)] * (dropout > 0)
-    return nn.Sequential(*layers[: -2 - (dropout > 0)], layers[-2 - (dropout > 0)])
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def main(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     images = torch.from_numpy(np.load(options.images)).float() * options.scale
     pixels, codes = images.shape[1], options.num_latents * options.num_classes
-    encoder = mlp([pixels, *options.hidden, codes], options.dropout)
-    decoder = mlp([codes, *reversed(options.hidden), pixels], options.dropout)
-    prior = torch.zeros(options.num_latents, options.num_classes, requires_grad=True)
-    params = [*encoder.parameters(), *decoder.parameters()]
-    params += [prior] if options.learned_prior else []
+    encoder = mlp([pixels, *options.hidden, codes])
+    decoder = mlp([codes, *reversed(options.hidden), pixels])
     optimizer = torch.optim.AdamW(
-        params, lr=options.learning_rate, weight_decay=options.weight_decay
+        [*encoder.parameters(), *decoder.parameters()],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
     )
-    average = [param.detach().clone() for param in params]
 
     def step(x: torch.Tensor, temperature: float) -> torch.Tensor:
-        logits = encoder(x).view(-1, options.num_latents, options.num_classes)
+        seen = x
+        if options.flip_probability:
+            flips = torch.rand_like(x) < options.flip_probability
+            seen = torch.where(flips, 1 - x, x)
+        logits = encoder(seen).view(-1, options.num_latents, options.num_classes)
         sample = functional.gumbel_softmax(logits, temperature, hard=True)
         reconstruction = functional.binary_cross_entropy_with_logits(
             decoder(sample.flatten(1)), x, reduction="sum"
         )
         log_q = functional.log_softmax(logits, -1)
-        kl = (log_q.exp() * (log_q - functional.log_softmax(prior, -1))).sum()
+        kl = (log_q.exp() * (log_q + math.log(options.num_classes))).sum()
         loss = (reconstruction + kl) / len(x)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if options.average:
-            with torch.no_grad():
-                torch._foreach_lerp_(average, params, 1 - options.average)
         return loss
 
     order = torch.randperm(len(images))
@@ -71,9 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--hidden", type=int, nargs="+", required=True)
     parser.add_argument("--num-latents", type=int, required=True)
     parser.add_argument("--num-classes", type=int, required=True)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--learned-prior", action="store_true")
-    parser.add_argument("--average", type=float, default=0.0)
+    parser.add_argument("--flip-probability", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--weight-decay", type=float, required=True)
     parser.add_argument("--batch-size", type=int, required=True)

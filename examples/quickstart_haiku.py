@@ -48,8 +48,7 @@ def main(steps: int):
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
     logits, _ = model.apply(params, state, None, x[1500:], deterministic=True)
-    accuracy = (logits.argmax(-1) == y[1500:]).mean()
-    print(f"accuracy on unseen digits, deterministic codes: {accuracy:.3f}")
+    print(f"accuracy, deterministic codes: {(logits.argmax(-1) == y[1500:]).mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -44,15 +44,14 @@ def main(steps: int):
     params, clock = variables["params"], variables["anneal"]
     opt_state = optimizer.init(params)
     for step in range(steps):
-        row_key, gumbel_key = jax.random.split(jax.random.key(step))
+        row_key, key = jax.random.split(jax.random.key(step))
         rows = jax.random.randint(row_key, (128,), 0, 1500)
-        batch = x[rows], y[rows], gumbel_key
+        batch = x[rows], y[rows], key
         params, clock, opt_state, loss = train_step(params, clock, opt_state, *batch)
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
     logits = model.apply({"params": params}, x[1500:], deterministic=True)
-    accuracy = (logits.argmax(-1) == y[1500:]).mean()
-    print(f"accuracy on unseen digits, deterministic codes: {accuracy:.3f}")
+    print(f"accuracy, deterministic codes: {(logits.argmax(-1) == y[1500:]).mean():.3f}")
 
 
 if __name__ == "__main__":

@@ -51,9 +51,7 @@ class CodeUsage:
     @property
     def perplexity(self) -> jax.Array:
         """``[...]`` float32, ``exp(entropy)`` of the code frequencies: 1 to K; 1 without counts."""
-        total = jnp.maximum(self.counts.sum(-1, keepdims=True), 1)
-        frequency = self.counts / total
-        return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(frequency, frequency), -1))
+        return _perplexity(self.counts)
 
     @property
     def codes_used(self) -> jax.Array:
@@ -64,3 +62,10 @@ class CodeUsage:
     def dead(self) -> jax.Array:
         """``[..., K]`` boolean: the codes that were never drawn."""
         return self.counts == 0
+
+
+@jax.jit
+def _perplexity(counts: jax.Array) -> jax.Array:
+    total = jnp.maximum(counts.sum(-1, keepdims=True), 1)
+    frequency = counts.astype(jnp.float32) / total.astype(jnp.float32)
+    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(frequency, frequency), -1))

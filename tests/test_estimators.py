@@ -1,6 +1,7 @@
 """Gradient estimators against the table of their definitions, and as values."""
 
 import dataclasses
+import functools
 import inspect
 
 import jax
@@ -66,13 +67,15 @@ def test_forward_and_derivative_are_those_of_the_table(estimator, where):
 
     @jax.jit
     def library(logits, temperature):
-        draw = lambda *x: estimator(KEY, *x, axis=1, where=where)  # noqa: E731
+        draw = functools.partial(estimator, KEY, axis=1, where=where)
         sample, pull_back = jax.vjp(draw, logits, temperature)
         return sample, pull_back(COTANGENT)
 
     @jax.jit
     def table(logits, temperature):
-        formula = lambda logits, t: differentiated(logits, noise, t, 1, kept)  # noqa: E731
+        def formula(logits, temperature):
+            return differentiated(logits, noise, temperature, 1, kept)
+
         gradients = jax.vjp(formula, logits, temperature)[1](COTANGENT)
         return forward(logits, noise, temperature, 1, kept), gradients
 
@@ -122,7 +125,9 @@ def test_straight_through_is_unbiased_for_linear_losses_at_temperature_one_only(
 
         @jax.jit
         def loss_gradient(key, temperature):
-            loss = lambda x: jnp.sum(weights * gs.StraightThrough()(key, x, temperature))  # noqa: E731
+            def loss(x):
+                return jnp.sum(weights * gs.StraightThrough()(key, x, temperature))
+
             return jax.grad(loss)(jnp.asarray(theta))
 
         keys = jax.random.split(KEY, 5)

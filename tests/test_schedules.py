@@ -24,8 +24,11 @@ def exponential(start, end, rate, every=1):
 
 def cosine(start, end, steps):
     # 1 - cos(x) as 2 sin(x / 2)**2: the formula itself has no precision near its end
-    weight = lambda t: np.sin(np.pi * (steps - np.minimum(t, steps)) / (2 * steps)) ** 2  # noqa: E731
-    return lambda t: end + (start - end) * weight(t)
+    def formula(t):
+        weight = np.sin(np.pi * (steps - np.minimum(t, steps)) / (2 * steps)) ** 2
+        return end + (start - end) * weight
+
+    return formula
 
 
 def piecewise(values, boundaries):

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -131,41 +130,41 @@ def test_a_stopped_run_continues_bitwise(framework):
         assert without_speed(ours) == without_speed(theirs)
 
 
+@pytest.fixture(scope="module")
+def unbroken_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    subprocess.run(long_command(run), check=True, capture_output=True)
+    return run
+
+
+def long_command(run):
+    config = run.parent / "small.yaml"
+    config.write_text("")
+    options = flags(training__steps=1000, training__checkpoint_every=1000)
+    program = "import gs_modules.train.cli as cli; exit(cli.main())"
+    return [sys.executable, "-c", program, "train", str(config), "--run-dir", str(run), *options]
+
+
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_process_stopped_by_a_signal_saves_and_continues(
-    number, exit_code, empty_config, tmp_path
+    number, exit_code, unbroken_run, tmp_path
 ):
-    def command(run):
-        options = flags(training__steps=4000, training__checkpoint_every=4000)
-        program = "import sys; from gs_modules.train.cli import main; sys.exit(main())"
-        return [
-            sys.executable,
-            "-c",
-            program,
-            "train",
-            str(empty_config),
-            "--run-dir",
-            run,
-            *options,
-        ]
-
-    stopped, unbroken = tmp_path / "stopped", tmp_path / "unbroken"
-    process = subprocess.Popen(command(stopped), stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (stopped / "metrics.jsonl").exists() or not records_of(stopped):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == exit_code
-    assert not (stopped / "summary.json").exists()
-    step = records_of(stopped)[-1]["step"]
-    assert 0 < step < 4000
-    output = subprocess.run(command(stopped), check=True, capture_output=True, text=True).stdout
+    run = tmp_path / "run"
+    with subprocess.Popen(long_command(run), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "step 20 " not in (line := process.stdout.readline()):
+            assert line, "the process ended before its first chunk"
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == exit_code
+    assert not (run / "summary.json").exists()
+    step = records_of(run)[-1]["step"]
+    assert 0 < step < 1000
+    output = subprocess.run(long_command(run), check=True, capture_output=True, text=True).stdout
     assert f"continuing from step {step}" in output
-    subprocess.run(command(unbroken), check=True, capture_output=True)
-    assert without_speed(records_of(stopped)) == without_speed(records_of(unbroken))
-    sums = [json.loads((run / "summary.json").read_text()) for run in (stopped, unbroken)]
-    assert sums[0]["parameters_sha256"] == sums[1]["parameters_sha256"]
+    assert without_speed(records_of(run)) == without_speed(records_of(unbroken_run))
+    ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, unbroken_run))
+    assert ours["parameters_sha256"] == theirs["parameters_sha256"]
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

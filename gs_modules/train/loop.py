@@ -19,7 +19,6 @@ import numpy as np
 import optax
 from jax import lax
 
-from gs_modules import Schedule
 from gs_modules.train.bound import Totals, evaluate
 from gs_modules.train.config import Config
 from gs_modules.train.data import Dataset
@@ -99,14 +98,18 @@ class Trainer:
         return optax.adamw(rate, weight_decay=options.weight_decay)
 
     @functools.cached_property
-    def schedule(self) -> Schedule:
-        return self.config.temperature.build()
+    def temperature(self) -> Callable[[int], jax.Array]:
+        """The compiled schedule."""
+        return jax.jit(self.config.temperature.build())
 
     def init(self) -> Snapshot:
+        """The beginning of a run."""
+        return jax.jit(self._init)()
+
+    def _init(self) -> Snapshot:
         params = self.model.init(self.key("init"))
         state = TrainState(jnp.int32(0), params, self.optimizer.init(params))
-        kept = jax.tree.map(jnp.copy, params)  # the state is donated to the compiled chunk
-        return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), kept))
+        return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), params))
 
     def update(self, state: TrainState, x: jax.Array, key: jax.Array) -> tuple[TrainState, Totals]:
         """One optimizer step on a batch ``[B, pixels]`` of values in 0 .. 1."""
@@ -150,7 +153,7 @@ class Trainer:
 
         key = self.key("train")
         jitted = jax.jit(chunk, donate_argnums=0)
-        state = jax.eval_shape(self.init).state
+        state = jax.eval_shape(self._init).state
         shape = (self.config.training.evaluate_every, self.config.training.batch_size)
         batches = jax.ShapeDtypeStruct(shape, jnp.int32)
         return jitted.lower(state, self.images, batches, jnp.int32(0)).compile()
@@ -204,7 +207,7 @@ class Trainer:
                     f"the loss became {measured['neg_elbo']} between steps {start} and {stop}"
                 )
             common = {
-                "temperature": float(self.schedule(stop)),
+                "temperature": float(self.temperature(stop)),
                 "steps_per_second": round((stop - start) / (time.perf_counter() - began), 1),
             }
             records = [{"step": stop, "split": "train", **measured, **common}]
@@ -225,5 +228,5 @@ class Trainer:
             "step": step,
             "split": "test",
             **self.evaluate(best.params, "test", step).metrics(),
-            "temperature": float(self.schedule(step)),
+            "temperature": float(self.temperature(step)),
         }

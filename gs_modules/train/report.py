@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from gs_modules import gumbel_max, gumbel_softmax
+from gs_modules import CodeUsage, gumbel_max, gumbel_softmax
 from gs_modules.train.data import Dataset
 from gs_modules.train.models import Model, Params
 
@@ -30,32 +31,49 @@ def write_figures(
     """Draws the four pictures of a run into ``folder`` and returns their paths."""
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
+    shown = data.test[: 4 * GRID].astype(np.float32) * data.scale
+    drawn = jax.device_get(_draw(model, params, shown, data.test, data.scale, key))
     figures = {
-        "reconstructions.png": reconstructions(model, params, data, key),
-        "samples.png": prior_samples(model, params, data, key),
+        "reconstructions.png": reconstructions(shown, drawn["reconstructed"], data.image_shape),
+        "samples.png": prior_samples(drawn["sampled"], data.image_shape),
         "curves.png": curves(records),
-        "code_usage.png": code_usage(model, params, data, key),
+        "code_usage.png": code_usage(drawn["counts"]),
     }
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=120)
     return [folder / name for name in figures]
 
 
-def reconstructions(model: Model, params: Params, data: Dataset, key: jax.Array) -> Figure:
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(
+    model: Model, params: Params, x: jax.Array, test: jax.Array, scale: float, key: jax.Array
+) -> dict[str, jax.Array]:
+    """What the pictures show of the model, in one compiled function."""
+    posterior_key, prior_key, usage_key = jax.random.split(key, 3)
+
+    def decoded(key: jax.Array, logits: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(model.decode(params, gumbel_softmax(key, logits, hard=True)))
+
+    prior = model.prior_logits(params)
+    index = gumbel_max(usage_key, model.encode(params, test.astype(jnp.float32) * scale).logits)
+    return {
+        "reconstructed": decoded(posterior_key, model.encode(params, x).logits),
+        "sampled": decoded(prior_key, jnp.broadcast_to(prior, (8 * GRID, *prior.shape))),
+        "counts": CodeUsage.of(index, prior.shape[-1]).counts,
+    }
+
+
+def reconstructions(
+    x: np.ndarray, reconstructed: np.ndarray, image_shape: tuple[int, int]
+) -> Figure:
     """Test images, and below each the decoder's mean of one posterior sample."""
-    x = data.test[: 4 * GRID].astype(np.float32) * data.scale
-    logits = model.encode(params, jnp.asarray(x)).logits
-    decoded = jax.nn.sigmoid(model.decode(params, gumbel_softmax(key, logits, hard=True)))
-    rows = np.stack([x.reshape(4, GRID, -1), np.asarray(decoded).reshape(4, GRID, -1)], 1)
-    return _picture(rows.reshape(8, GRID, -1), data, "test images, reconstructions below")
+    rows = np.stack([x.reshape(4, GRID, -1), reconstructed.reshape(4, GRID, -1)], 1)
+    return _picture(rows.reshape(8, GRID, -1), image_shape, "test images, reconstructions below")
 
 
-def prior_samples(model: Model, params: Params, data: Dataset, key: jax.Array) -> Figure:
+def prior_samples(sampled: np.ndarray, image_shape: tuple[int, int]) -> Figure:
     """The decoder's mean for latents drawn from the prior."""
-    logits = model.prior_logits(params)
-    logits = jnp.broadcast_to(logits, (8 * GRID, *logits.shape))
-    decoded = jax.nn.sigmoid(model.decode(params, gumbel_softmax(key, logits, hard=True)))
-    return _picture(np.asarray(decoded).reshape(8, GRID, -1), data, "samples from the prior")
+    return _picture(sampled.reshape(8, GRID, -1), image_shape, "samples from the prior")
 
 
 def curves(records: list[dict[str, Any]]) -> Figure:
@@ -81,14 +99,10 @@ def curves(records: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def code_usage(model: Model, params: Params, data: Dataset, key: jax.Array) -> Figure:
-    """How often the test images use each class of each latent."""
-    logits = model.encode(params, jnp.asarray(data.test, jnp.float32) * data.scale).logits
-    index = np.asarray(gumbel_max(key, logits))
-    latents, classes = logits.shape[-2:]
-    frequency = np.stack([np.bincount(column, minlength=classes) for column in index.T]) / len(
-        index
-    )
+def code_usage(counts: np.ndarray) -> Figure:
+    """How often the test images use each class of each latent; ``counts`` are ``[L, K]``."""
+    frequency = counts / counts.sum(-1, keepdims=True)
+    latents, classes = counts.shape
     figure = Figure(figsize=(1.5 + 0.45 * classes, 1.5 + 0.35 * latents), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(frequency, cmap="viridis", vmin=0)
@@ -98,9 +112,9 @@ def code_usage(model: Model, params: Params, data: Dataset, key: jax.Array) -> F
     return figure
 
 
-def _picture(rows: np.ndarray, data: Dataset, title: str) -> Figure:
+def _picture(rows: np.ndarray, image_shape: tuple[int, int], title: str) -> Figure:
     """``[R, C, pixels]`` as one picture of R x C images."""
-    height, width = data.image_shape
+    height, width = image_shape
     images = rows.reshape(*rows.shape[:2], height, width)
     images = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.5)
     wall = images.transpose(0, 2, 1, 3).reshape(len(rows) * (height + 1), -1)

@@ -8,7 +8,7 @@ pytrees, ``state`` with everything that is not a parameter, and all methods work
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -23,10 +23,10 @@ import gs_modules.nnx
 
 
 class Layer(NamedTuple):
-    """A class by its name, and the options that it is built with."""
+    """A class by its name, and the options that it is built with as pairs."""
 
     module: str
-    options: Mapping[str, Any]
+    options: tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Model:
 
     def build(self, **options: Any) -> list[Callable]:
         """The layers, in the words of the framework."""
-        return [getattr(self.api, name)(**given, **options) for name, given in self.layers]
+        return [getattr(self.api, name)(**dict(given), **options) for name, given in self.layers]
 
-    def apply(self, layers: list[Callable], x: jax.Array, **call: Any) -> list[Any]:
+    def apply(self, layers: list[Callable], x: jax.Array, /, **call: Any) -> list[Any]:
         return [layer(x, **call) for layer in layers for _ in range(self.calls)]
 
 
@@ -63,15 +63,15 @@ class NNX(Model):
         return params, (graph, others)
 
     def merge(self, params, state):
-        return nnx.merge(state[0], params, state[1])
+        return nnx.merge(state[0], params, state[1], copy=True)
 
-    def train(self, params, state, key, x, **call):
+    def train(self, params, state, key, x, /, **call):
         del key
         model = self.merge(params, state)
         outputs = self.apply(model, x, **call)
         return outputs, self._split(model)[1]
 
-    def evaluate(self, params, state, x, **call):
+    def evaluate(self, params, state, x, /, **call):
         return self.apply(self.merge(params, state), x, deterministic=True, **call)
 
     def clocks(self, state):
@@ -100,20 +100,20 @@ class Linen(Model):
         model: Model
 
         @nn.compact
-        def __call__(self, x, **call):
+        def __call__(self, x, /, **call):
             return self.model.apply(self.model.build(), x, **call)
 
     def init(self, key, x):
         variables = self.Stack(self).init({"params": key, "gumbel": key}, x)
         return variables.get("params", {}), {"anneal": variables.get("anneal", {})}
 
-    def train(self, params, state, key, x, **call):
+    def train(self, params, state, key, x, /, **call):
         rngs = None if key is None else {"gumbel": key}
         variables = {"params": params, **state}
         outputs, new = self.Stack(self).apply(variables, x, rngs=rngs, mutable=["anneal"], **call)
         return outputs, {**state, **new}
 
-    def evaluate(self, params, state, x, **call):
+    def evaluate(self, params, state, x, /, **call):
         del state
         return self.Stack(self).apply({"params": params}, x, deterministic=True, **call)
 
@@ -132,15 +132,15 @@ class Haiku(Model):
     name, api, base = "haiku", gs_modules.haiku, hk.Module
 
     def transformed(self, transform=hk.transform_with_state):
-        return transform(lambda x, **call: self.apply(self.build(), x, **call))
+        return transform(lambda x, /, **call: self.apply(self.build(), x, **call))
 
     def init(self, key, x):
         return self.transformed().init(key, x)
 
-    def train(self, params, state, key, x, **call):
+    def train(self, params, state, key, x, /, **call):
         return self.transformed().apply(params, state, key, x, **call)
 
-    def evaluate(self, params, state, x, **call):
+    def evaluate(self, params, state, x, /, **call):
         del state
         return self.transformed().apply(params, {}, None, x, deterministic=True, **call)[0]
 
@@ -184,7 +184,7 @@ def public_modules(framework):
 
 
 def model(framework, module, /, count=1, calls=1, **options):
-    layer = Layer(module, REQUIRED[module] | options)
+    layer = Layer(module, tuple((REQUIRED[module] | options).items()))
     return framework((layer,) * count, calls)
 
 
