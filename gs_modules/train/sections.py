@@ -19,7 +19,7 @@ _FIELDS: dict[str, tuple[Any, str]] = {
     "value": (1.0, "the temperature"),
     "start": (1.0, "temperature at step 0"),
     "end": (0.5, "temperature where the curve ends"),
-    "steps": (6000, "steps from start to end"),
+    "steps": (9000, "steps from start to end"),
     "rate": (2e-4, "fall per step, of the logarithm"),
     "every": (..., "steps from one refresh of the temperature to the next"),
     "values": ((1.0, 0.5), "temperature of each piece"),
@@ -81,21 +81,21 @@ class Optimizer(Section):
 class Training(Section):
     """How long, and when to look and to save."""
 
-    steps: Count = Field(default=6000, description="optimizer updates")
-    batch_size: Count = Field(default=100, description="examples in an update")
+    steps: Count = Field(default=9000, description="optimizer updates")
+    batch_size: Count = Field(default=50, description="examples in an update")
     flip_probability: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.05,
         description="with which a pixel is inverted before the encoder sees it; the decoder's "
         "target stays clean",
     )
     evaluate_every: Count = Field(
-        default=600, description="updates from one evaluation to the next"
+        default=900, description="updates from one evaluation to the next"
     )
     evaluation_samples: Count = Field(
         default=10, description="posterior samples per image in an evaluation"
     )
     checkpoint_every: Count = Field(
-        default=600,
+        default=4500,
         description="updates from one checkpoint to the next; a multiple of evaluate_every",
     )
 
