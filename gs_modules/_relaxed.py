@@ -323,13 +323,24 @@ def _tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis):
     inner one keeps an infinite tangent of an excluded class out of the sum, the outer one an
     infinite cotangent out of the transposed sum.
     """
-    scale = 1 / jnp.sqrt(_positive_or_nan(temperature))
-    change = jnp.zeros_like(relaxed)
-    if not isinstance(logits_tangent, jax.custom_derivatives.SymbolicZero):
-        change += logits_tangent * scale
-    if not isinstance(temperature_tangent, jax.custom_derivatives.SymbolicZero):
-        log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
-        change -= (temperature_tangent * scale) * log_relaxed
-    weighted = jnp.where(relaxed == 0, 0, relaxed * change)
-    total = jnp.sum(weighted, axis, keepdims=True)
-    return jnp.where(relaxed == 0, 0, (weighted - relaxed * total) * scale)
+
+    # Computed again in the backward pass, which then keeps nothing but these arguments.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def tangent(relaxed, temperature, logits_tangent, temperature_tangent):
+        scale = 1 / jnp.sqrt(_positive_or_nan(temperature))
+        change = jnp.zeros_like(relaxed)
+        if logits_tangent is not None:
+            change += logits_tangent * scale
+        if temperature_tangent is not None:
+            log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
+            change -= (temperature_tangent * scale) * log_relaxed
+        weighted = jnp.where(relaxed == 0, 0, relaxed * change)
+        total = jnp.sum(weighted, axis, keepdims=True)
+        return jnp.where(relaxed == 0, 0, (weighted - relaxed * total) * scale)
+
+    tangents = (logits_tangent, temperature_tangent)
+    return tangent(
+        relaxed,
+        temperature,
+        *(None if isinstance(t, jax.custom_derivatives.SymbolicZero) else t for t in tangents),
+    )

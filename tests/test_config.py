@@ -30,6 +30,9 @@ KINDS = [("estimator", kind, of) for kind, of in ESTIMATORS.items()]
 KINDS += [("temperature", kind, of) for kind, of in SCHEDULES.items()]
 
 
+pytestmark = pytest.mark.command
+
+
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,8 @@ from gs_modules.train import data
 from gs_modules.train.data import DATASETS, DataError, Dataset, load
 
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
+pytestmark = pytest.mark.command
+
 PARTS = ("train", "valid", "test")
 REAL = os.environ.get("GS_MODULES_DATA")
 needs_real = pytest.mark.skipif(

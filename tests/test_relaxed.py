@@ -658,3 +658,16 @@ def test_a_class_of_weight_zero_is_excluded_and_the_others_train():
 def test_negative_and_integer_weights_are_refused(weights, error):
     with pytest.raises(error, match="weights"):
         gs.log_weights(weights)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_backward_pass_keeps_the_relaxed_sample_alone(hard, dtype):
+    logits = jnp.zeros((64, 32), dtype)
+
+    def sample(logits, temperature):
+        return gumbel_softmax(jax.random.key(0), logits, temperature, hard=hard)
+
+    _, backward = jax.vjp(sample, logits, jnp.float32(0.5))
+    kept = [leaf.nbytes for leaf in jax.tree.leaves(backward) if isinstance(leaf, jax.Array)]
+    assert 4 * logits.size <= sum(kept) <= 4 * logits.size + 64
