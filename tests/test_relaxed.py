@@ -666,7 +666,7 @@ def test_the_backward_pass_keeps_the_relaxed_sample_alone(hard, dtype):
     logits = jnp.zeros((64, 32), dtype)
 
     def sample(logits, temperature):
-        return gumbel_softmax(jax.random.key(0), logits, temperature, hard=hard)
+        return gs.gumbel_softmax(jax.random.key(0), logits, temperature, hard=hard)
 
     _, backward = jax.vjp(sample, logits, jnp.float32(0.5))
     kept = [leaf.nbytes for leaf in jax.tree.leaves(backward) if isinstance(leaf, jax.Array)]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -315,6 +316,7 @@ def test_totals_of_batches_add_up_to_those_of_the_whole():
         (["--framework", "linnen"], ["--framework", "linen"]),
         (["--data.name", "minst"], ["--data.name", "mnist"]),
         (["--data.name", "mnist"], ["data.root", "mnist"]),
+        (["--training.batch_size", "1201"], ["training.batch_size", "1200", "1201"]),
         (["--data.name", "mnist", "--data.root", "nowhere"], ["data.root", "nowhere"]),
     ],
 )
@@ -326,6 +328,13 @@ def test_a_wrong_command_line_is_one_line_and_writes_nothing(
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and all(name in error for name in named)
     assert os.listdir(tmp_path) == [empty_config.name]
+
+
+def test_a_folder_that_cannot_be_made_is_named(empty_config, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    run = tmp_path / "file" / "run"
+    assert cli.main(["train", str(empty_config), "--run-dir", str(run)]) == 1
+    assert str(run) in capsys.readouterr().err
 
 
 def test_missing_images_are_exit_code_3_and_write_nothing(empty_config, tmp_path, capsys):
@@ -375,3 +384,25 @@ def test_print_config_is_yaml_with_temperatures_and_stops(empty_config, tmp_path
         "# temperature at step 0: 1\n" in printed and "# temperature at step 50: 0.5\n" in printed
     )
     assert os.listdir(tmp_path) == ["again.yaml", "small.yaml"] or len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_digits_reach_the_figure_of_the_readme(framework, tmp_path):
+    run = tmp_path / "run"
+    config = Path(__file__).parent.parent / "configs" / "digits.yaml"
+    command = ["train", str(config), "--run-dir", str(run), "--framework", framework]
+    assert cli.main(command) == 0
+    assert json.loads((run / "summary.json").read_text())["test"]["neg_elbo"] <= 17.8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GS_MODULES_DATA" not in os.environ, reason="needs MNIST in GS_MODULES_DATA")
+def test_mnist_reaches_the_figure_of_the_readme(tmp_path):
+    run = tmp_path / "run"
+    config = Path(__file__).parent.parent / "configs" / "mnist.yaml"
+    root = str(Path(os.environ["GS_MODULES_DATA"]) / "mnist")
+    assert cli.main(["train", str(config), "--run-dir", str(run), "--data.root", root]) == 0
+    epoch_20 = records_of(run)[-2]
+    assert epoch_20["step"] == 20 * 600 and epoch_20["split"] == "train"
+    assert epoch_20["neg_elbo"] <= 134.5

@@ -1,7 +1,7 @@
 """The command ``gs-modules``: arguments in, exit code out.
 
-Exit codes: 0 done, 2 wrong config or command line, 3 data, 4 non-finite loss, 130 and 143 stopped
-by Ctrl-C and SIGTERM after saving.
+Exit codes: 0 done, 1 files cannot be written, 2 wrong config or command line, 3 data, 4 non-finite
+loss, 130 and 143 stopped by Ctrl-C and SIGTERM after saving.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the run can save, or a second one
+        return 130
+    except OSError as error:  # a folder that cannot be written, a full disk
+        print(f"{error.filename or 'the run'}: {error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _train(config: Config, options: argparse.Namespace) -> int:
