@@ -1,4 +1,9 @@
-"""Flax NNX modules over the core."""
+"""Flax NNX modules over the core.
+
+Beware of two things of NNX. Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates
+of a module that is passed to them, its clock and its streams included: use ``nnx.jit`` and its kin.
+And ``rngs.gumbel()`` draws NNX's own noise; a key of the stream ``gumbel`` is ``rngs["gumbel"]()``.
+"""
 
 from __future__ import annotations
 

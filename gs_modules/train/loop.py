@@ -111,16 +111,13 @@ class Trainer:
         state = TrainState(jnp.int32(0), params, self.optimizer.init(params))
         return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), params))
 
-    def update(self, state: TrainState, x: jax.Array, key: jax.Array) -> tuple[TrainState, Totals]:
-        """One optimizer step on a batch ``[B, pixels]`` of values in 0 .. 1."""
-
-        flip_key, model_key = jax.random.split(key)
-        seen = x
-        if probability := self.config.training.flip_probability:
-            seen = jnp.where(jax.random.bernoulli(flip_key, probability, x.shape), 1 - x, x)
+    def update(
+        self, state: TrainState, x: jax.Array, seen: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Totals]:
+        """One optimizer step on a batch ``[B, pixels]``, which the encoder sees as ``seen``."""
 
         def loss(params: Params) -> tuple[jax.Array, Totals]:
-            pixel_logits, latent = self.model.forward(params, seen, model_key, state.step)
+            pixel_logits, latent = self.model.forward(params, seen, key, state.step)
             totals = Totals.of(pixel_logits, x, latent)
             return (totals.reconstruction + totals.kl) / x.shape[0], totals
 
@@ -142,16 +139,25 @@ class Trainer:
         """
 
         def chunk(state, images, batches, length):
+            # The keys of all steps at once: on CPU, a call of the generator costs as much as a layer.
+            steps = state.step + jnp.arange(len(batches), dtype=jnp.int32)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(steps)
+            flip_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+
             def body(number, carry):
                 state, totals = carry
-                x = images[batches[number]].astype(jnp.float32) * self.data.scale
-                state, added = self.update(state, x, jax.random.fold_in(key, state.step))
+                x = seen = images[batches[number]].astype(jnp.float32) * self.data.scale
+                if probability:
+                    flips = jax.random.bernoulli(flip_keys[number], probability, x.shape)
+                    seen = jnp.where(flips, 1 - x, x)
+                state, added = self.update(state, x, seen, model_keys[number])
                 return state, totals + added
 
             zero = Totals.zero(self.config.model.num_latents, self.config.model.num_classes)
             return lax.fori_loop(0, length, body, (state, zero))
 
         key = self.key("train")
+        probability = self.config.training.flip_probability
         jitted = jax.jit(chunk, donate_argnums=0)
         state = jax.eval_shape(self._init).state
         shape = (self.config.training.evaluate_every, self.config.training.batch_size)
