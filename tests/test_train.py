@@ -31,6 +31,7 @@ SMALL = {
     "temperature.kind": "cosine",
     "temperature.steps": "50",
     "training.steps": "50",
+    "training.batch_size": "100",
     "training.evaluate_every": "20",
     "training.checkpoint_every": "20",
     "training.evaluation_samples": "2",
@@ -111,9 +112,9 @@ def test_a_run_leaves_metrics_summary_and_pictures(framework, empty_config, tmp_
     assert "finished already" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
-    assert cli.main([*command, "--training.batch_size", "50"]) == 2
+    assert cli.main([*command, "--training.batch_size", "51"]) == 2
     error = capsys.readouterr().err
-    assert "training.batch_size: 100 -> 50" in error
+    assert "training.batch_size: 100 -> 51" in error
     assert "--run-dir" in error and "--restart" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
