@@ -149,7 +149,8 @@ def main() -> None:
         for name, runs in measured.items()
     }
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/training_speed.py configs/{options.config.name}",
+        "steps": {"ours": options.steps, "torch": options.torch_steps},
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
@@ -162,7 +163,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"training_speed_{options.config.stem}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: result[key] for key in list(result)[4:-1]}, indent=2))
+    print(json.dumps({key: result[key] for key in list(result)[5:-1]}, indent=2))
 
 
 if __name__ == "__main__":

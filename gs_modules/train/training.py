@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from gs_modules.train import data, models
 from gs_modules.train.checkpoint import open_checkpoints
@@ -133,7 +133,6 @@ def _progress(console: Console) -> Progress:
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[shown]}"),
-        TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
