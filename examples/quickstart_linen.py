@@ -28,8 +28,8 @@ model, optimizer = Classifier(), optax.adam(3e-3)
 @jax.jit
 def train_step(params, clock, opt_state, x, y, key):
     def loss(params):
-        variables = {"params": params, "anneal": clock}
-        logits, state = model.apply(variables, x, rngs={"gumbel": key}, mutable=["anneal"])
+        variables, rngs = {"params": params, "anneal": clock}, {"gumbel": key}
+        logits, state = model.apply(variables, x, rngs=rngs, mutable=["anneal"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state["anneal"]
 
     (value, clock), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -46,8 +46,7 @@ def main(steps: int):
     for step in range(steps):
         row_key, key = jax.random.split(jax.random.key(step))
         rows = jax.random.randint(row_key, (128,), 0, 1500)
-        batch = x[rows], y[rows], key
-        params, clock, opt_state, loss = train_step(params, clock, opt_state, *batch)
+        params, clock, opt_state, loss = train_step(params, clock, opt_state, x[rows], y[rows], key)
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
     logits = model.apply({"params": params}, x[1500:], deterministic=True)

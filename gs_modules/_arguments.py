@@ -110,6 +110,8 @@ def result_dtype(dtype: DTypeLike | None, default: DTypeLike) -> np.dtype:
         raise TypeError(f"dtype must be floating-point, got {dtype!r}") from error
     if not jnp.issubdtype(chosen, jnp.floating):
         raise TypeError(f"dtype must be floating-point, got {chosen}")
+    if chosen == jnp.float64 and not jax.config.read("jax_enable_x64"):
+        raise TypeError("dtype float64 needs jax.config.update('jax_enable_x64', True)")
     return chosen
 
 

@@ -45,7 +45,12 @@ class CodeUsage:
         return cls(one_hot.sum(tuple(range(index.ndim - 1))))
 
     def merge(self, other: CodeUsage) -> CodeUsage:
-        """The usage of both together."""
+        """The usage of both together; a ``ValueError`` unless their counts have one shape."""
+        if self.counts.shape != other.counts.shape:
+            raise ValueError(
+                f"usage of the same latents and classes can be merged, got counts of shape "
+                f"{self.counts.shape} and {other.counts.shape}"
+            )
         return CodeUsage(self.counts + other.counts)
 
     @property

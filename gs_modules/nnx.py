@@ -98,7 +98,7 @@ class GumbelSoftmax(_Sampler):
         estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``.
         deterministic: default mode; None means False. ``eval()`` and ``train()`` set it.
         dtype: of the sample; that of the logits by default.
-        rng_collection: name of the stream of ``rngs`` that keys are sample from.
+        rng_collection: name of the stream of ``rngs`` that keys are drawn from.
         rngs: its streams; ``default`` where ``rng_collection`` is missing. The stream is forked.
 
     Example:
@@ -161,7 +161,7 @@ class CategoricalLatent(_Sampler):
         estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``.
         deterministic: default mode; None means False. ``eval()`` and ``train()`` set it.
         dtype: of the sample; that of the logits by default.
-        rng_collection: name of the stream of ``rngs`` that keys are sample from.
+        rng_collection: name of the stream of ``rngs`` that keys are drawn from.
         rngs: its streams; ``default`` where ``rng_collection`` is missing. The stream is forked.
 
     Example:

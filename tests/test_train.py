@@ -331,6 +331,14 @@ def test_a_wrong_command_line_is_one_line_and_writes_nothing(
     assert os.listdir(tmp_path) == [empty_config.name]
 
 
+@pytest.mark.parametrize("section", ["temperature", "data", "model"])
+def test_a_section_is_no_flag(section, empty_config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", str(empty_config), f"--{section}", "mnist"])
+    assert stopped.value.code == 2
+    assert f"--{section} is a section" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_made_is_named(empty_config, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     run = tmp_path / "file" / "run"
@@ -370,8 +378,10 @@ def test_a_folder_of_something_else_is_left_alone(empty_config, tmp_path, capsys
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("precious")
     run = tmp_path / "thesis"
-    assert cli.main(["train", str(empty_config), "--run-dir", str(run), *flags()]) == 2
-    assert "not a run" in capsys.readouterr().err
+    for restart in ([], ["--restart"]):
+        command = ["train", str(empty_config), "--run-dir", str(run), *restart]
+        assert cli.main(command) == 2
+        assert "not a run" in capsys.readouterr().err
     assert os.listdir(run) == ["chapter.tex"]
 
 

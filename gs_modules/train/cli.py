@@ -11,7 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gs_modules.train.config import Config, ConfigError, load, option_names, print_config
+try:
+    from gs_modules.train.config import Config, ConfigError, load, option_names, print_config
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the run can save, or a second one
+        print("interrupted; the same command begins at the last checkpoint", file=sys.stderr)
         return 130
     except OSError as error:  # a folder that cannot be written, a full disk
         print(f"{error.filename or 'the run'}: {error.strerror or error}", file=sys.stderr)
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config: Config, options: argparse.Namespace) -> int:
-    # JAX and what stands on it take seconds to import: a wrong config is refused before.
+    # What stands on JAX takes seconds to import: a wrong config is refused before.
     from rich.console import Console
 
     from gs_modules.train.data import DataError
@@ -93,6 +97,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
     overrides = [(name, options.pop(name)) for name in option_names() if name in options]
     # Flags that no key has go to the config too, which refuses them with the nearest name.
     misspelt = [word.removeprefix("--") for word in unknown if word.startswith("--")]
+    sections = {name.partition(".")[0] for name in option_names() if "." in name}
+    for name in sections.intersection(word.partition("=")[0] for word in misspelt):
+        train.error(f"--{name} is a section; write --{name}.KEY, see --help")
     if unknown and not misspelt:
         train.error(f"unexpected argument: {unknown[0]}")
     overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]

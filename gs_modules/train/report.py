@@ -31,7 +31,7 @@ def write_figures(
     """Draws the four pictures of a run into ``folder`` and returns their paths."""
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    shown = data.test[: 4 * GRID].astype(np.float32) * data.scale
+    shown = data.test[np.arange(4 * GRID) % len(data.test)].astype(np.float32) * data.scale
     drawn = jax.device_get(_draw(model, params, shown, data.test, data.scale, key))
     figures = {
         "reconstructions.png": reconstructions(shown, drawn["reconstructed"], data.image_shape),

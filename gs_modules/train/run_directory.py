@@ -18,7 +18,7 @@ from gs_modules.train.config import Config, ConfigError, differences, load, to_y
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Names of the files of one run; every file is written whole or not at all.
+    """Names of the files of one run; a line of the metrics cut short by a crash is dropped.
 
     Attributes:
         path: the folder.
@@ -60,8 +60,8 @@ class RunDirectory:
         Raises:
             ConfigError: the folder holds a run of another config, or files that are no run.
         """
-        if restart and self.path.exists():
-            self.path.rename(_free_name(self.path))
+        if restart and self.config.exists():
+            self.path.rename(_free_name(self.path.absolute()))
         if self.config.exists():
             different = differences(load(self.config, check_root=False), config)
             if different:

@@ -130,10 +130,6 @@ class Source:
         key = "" if line == self._FLAG and known == path else f": {_dotted(path)}"
         self._faults.append((line, f"{place}{key}: {' '.join(reason.split())}"))
 
-    def is_given(self, path: Path) -> bool:
-        """Whether the file or a flag says this."""
-        return path in self._places
-
     def is_flag(self, path: Path) -> bool:
         """Whether a flag says this."""
         return self._places.get(path, (0, ""))[0] == self._FLAG
