@@ -139,7 +139,7 @@ class Trainer:
         """
 
         def chunk(state, images, batches, length):
-            # The keys of all steps at once: in the loop, they cost a digits step a fifth on CPU.
+            # The keys of all steps at once: on CPU, each call of the generator is a loop itself.
             steps = state.step + jnp.arange(len(batches), dtype=jnp.int32)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(steps)
             flip_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)

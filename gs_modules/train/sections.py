@@ -25,10 +25,6 @@ _FIELDS: dict[str, tuple[Any, str]] = {
     "values": ((1.0, 0.5), "temperature of each piece"),
     "boundaries": ((3000,), "step at which each further piece begins"),
     "period": (2000, "steps from one restart to the next"),
-    "backward_temperature": (1.0, "temperature of the derivative"),
-    "hard": (..., "one-hot forward; false: relaxed"),
-    "num_samples": (..., "relaxed samples in the mean"),
-    "gap": (..., "lead that the drawn class gets over the others"),
 }
 
 
