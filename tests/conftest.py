@@ -32,3 +32,10 @@ def compilations() -> Iterator[Callable[[], int]]:
 
     since_last_call()
     yield since_last_call
+
+
+@pytest.fixture
+def promotion_as_users_have_it() -> Iterator[None]:
+    """Optax and Flax need the default promotion rules; only the core is written for strict ones."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

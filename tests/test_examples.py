@@ -5,20 +5,13 @@ import runpy
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
-pytestmark = pytest.mark.command
+pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FEW = {"categorical_vae.py": ["--epochs", "3"]}
-
-
-@pytest.fixture(autouse=True)
-def promotion_as_users_have_it():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -20,7 +20,7 @@ from gs_modules.train.config import load
 from gs_modules.train.loop import Trainer
 from gs_modules.train.run_directory import parameters_sha256
 
-pytestmark = pytest.mark.command
+pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
 FRAMEWORKS = ("nnx", "linen", "haiku")
 SMALL = {
@@ -40,13 +40,6 @@ METRICS = {
     "step", "split", "neg_elbo", "reconstruction", "kl", "temperature", "perplexity", "codes_used",
     "steps_per_second",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def promotion_as_users_have_it():
-    """Optax and Flax need the default promotion rules; only the core is written for strict ones."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture
