@@ -8,7 +8,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from gs_modules import CodeUsage, LatentOutput, gumbel_softmax, latent_output
@@ -49,7 +48,8 @@ class Totals:
     ) -> Totals:
         """Of a batch ``[B, pixels]``; ``keep`` ``[B]`` leaves padding rows out."""
         keep = jnp.ones(x.shape[0], bool) if keep is None else keep
-        reconstruction = optax.sigmoid_binary_cross_entropy(pixel_logits, x).sum(-1)
+        # optax's form takes two logarithms of an exponential per pixel where one suffices.
+        reconstruction = (jax.nn.softplus(pixel_logits) - pixel_logits * x).sum(-1)
         return cls(
             count=keep.sum(dtype=jnp.float32),
             reconstruction=jnp.where(keep, reconstruction, 0).sum(),

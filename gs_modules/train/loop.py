@@ -127,8 +127,10 @@ class Trainer:
         return TrainState(state.step + 1, params, optimizer), totals
 
     def compile(self) -> None:
-        """Compiles the training step now, not at the first chunk."""
+        """Compiles all that a chunk needs now, not at the first one."""
         _ = self.compiled_chunk
+        self.temperature(0)
+        _ = self._no_totals.usage.perplexity
 
     @functools.cached_property
     def compiled_chunk(self) -> Callable[..., tuple[TrainState, Totals]]:
@@ -153,8 +155,7 @@ class Trainer:
                 state, added = self.update(state, x, seen, model_keys[number])
                 return state, totals + added
 
-            zero = Totals.zero(self.config.model.num_latents, self.config.model.num_classes)
-            return lax.fori_loop(0, length, body, (state, zero))
+            return lax.fori_loop(0, length, body, (state, self._no_totals))
 
         key = self.key("train")
         probability = self.config.training.flip_probability
@@ -163,6 +164,10 @@ class Trainer:
         shape = (self.config.training.evaluate_every, self.config.training.batch_size)
         batches = jax.ShapeDtypeStruct(shape, jnp.int32)
         return jitted.lower(state, self.images, batches, jnp.int32(0)).compile()
+
+    @property
+    def _no_totals(self) -> Totals:
+        return Totals.zero(self.config.model.num_latents, self.config.model.num_classes)
 
     @functools.cached_property
     def images(self) -> jax.Array:
