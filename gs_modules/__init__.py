@@ -3,9 +3,21 @@
 The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.haiku``.
 """
 
+from gs_modules._binary import gumbel_sigmoid
+from gs_modules._categorical import (
+    gumbel_lookup,
+    gumbel_max,
+    gumbel_softmax,
+    log_weights,
+    straight_through_argmax,
+)
 from gs_modules._estimators import (
     ESTIMATORS,
+    DecoupledStraightThrough,
+    GappedStraightThrough,
+    GumbelRao,
     Pathwise,
+    ReinMax,
     StraightThrough,
     StraightThroughArgmax,
     StraightThroughGumbel,
@@ -24,7 +36,6 @@ from gs_modules._modules import (
 )
 from gs_modules._noise import gumbel_noise
 from gs_modules._objectives import categorical_entropy, categorical_kl
-from gs_modules._relaxed import gumbel_max, gumbel_softmax, log_weights, straight_through_argmax
 from gs_modules._schedules import (
     SCHEDULES,
     Constant,
@@ -36,6 +47,7 @@ from gs_modules._schedules import (
     as_step,
     next_step,
 )
+from gs_modules._subset import gumbel_top_k
 from gs_modules._types import Estimator, LatentOutput, Prior, Schedule
 
 __all__ = [
@@ -45,13 +57,17 @@ __all__ = [
     "Constant",
     "Cosine",
     "Cyclic",
+    "DecoupledStraightThrough",
     "Estimator",
     "Exponential",
+    "GappedStraightThrough",
+    "GumbelRao",
     "LatentOutput",
     "Linear",
     "Pathwise",
     "Piecewise",
     "Prior",
+    "ReinMax",
     "Schedule",
     "StraightThrough",
     "StraightThroughArgmax",
@@ -63,9 +79,12 @@ __all__ = [
     "check_temperature",
     "draw",
     "draw_deterministic",
+    "gumbel_lookup",
     "gumbel_max",
     "gumbel_noise",
+    "gumbel_sigmoid",
     "gumbel_softmax",
+    "gumbel_top_k",
     "has_learned_prior",
     "latent_logits",
     "latent_output",

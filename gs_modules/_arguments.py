@@ -42,6 +42,15 @@ def category_axis(axis: int, shape: tuple[int, ...], name: str = "logits") -> in
     return axis
 
 
+def categories(
+    logits: ArrayLike, axis: int, where: ArrayLike | None
+) -> tuple[jax.Array, int, jax.Array | None]:
+    """``logits`` as a floating array, ``axis`` counted from the front, ``where`` broadcast."""
+    array = floating_array("logits", logits)
+    axis = category_axis(axis, array.shape)
+    return array, axis, boolean_mask(where, array.shape)
+
+
 def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
     """``where`` broadcast to ``shape``; True keeps a category."""
     if where is None:
@@ -60,10 +69,17 @@ def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array |
         ) from None
 
 
+def category_temperature(temperature: Any, logits: jax.Array, axis: int) -> jax.Array:
+    """``temperature`` in the computing dtype of ``logits``, with size 1 on ``axis``."""
+    return positive_temperature(temperature, logits.shape, axis, computing_dtype(logits.dtype))
+
+
 def positive_temperature(
-    temperature: Any, shape: tuple[int, ...], axis: int, dtype: DTypeLike
+    temperature: Any, shape: tuple[int, ...], axis: int | None, dtype: DTypeLike
 ) -> jax.Array:
     """``temperature`` in ``dtype``: a scalar, or of full rank with size 1 on ``axis``.
+
+    Without an axis (``axis=None``) it may differ from element to element.
 
     A concrete value must be positive and finite in ``dtype``; of a traced one only the shape and
     the dtype are checked.
@@ -85,14 +101,15 @@ def positive_temperature(
             )
     if value.ndim == 0:
         return value
-    allowed = (*shape[:axis], 1, *shape[axis + 1 :])
+    allowed = shape if axis is None else (*shape[:axis], 1, *shape[axis + 1 :])
     full_rank = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
     if len(full_rank.shape) != len(shape) or any(
         size not in (1, whole) for size, whole in zip(full_rank.shape, allowed, strict=True)
     ):
+        of_axis = "" if axis is None else f", {shape}, with size 1 on axis {axis}"
         raise ValueError(
             f"temperature of shape {value.shape} must be a scalar or broadcast to {allowed}: the "
-            f"shape of logits, {shape}, with size 1 on axis {axis}"
+            f"shape of logits{of_axis}"
         )
     return full_rank
 

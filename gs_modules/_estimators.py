@@ -1,119 +1,311 @@
 """Gradient estimators: frozen dataclasses with one signature.
 
 ``estimator(key, logits, temperature, *, axis=-1, where=None)`` returns a sample of the shape and
-dtype of ``logits``; arguments, refusals and edge cases are those of ``gumbel_softmax``.
+dtype of ``logits``; arguments, refusals and edge cases are those of ``gumbel_softmax``. With one
+key every one-hot sample but that of ``StraightThroughArgmax`` has the index of ``gumbel_max``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from gs_modules._relaxed import gumbel_softmax, straight_through_argmax, straight_through_sample
+from gs_modules import _arguments
+from gs_modules._noise import gumbel_noise
+from gs_modules._relaxed import (
+    computing_logits,
+    log_probabilities,
+    one_hot,
+    perturbed,
+    relaxed,
+    with_derivative_of,
+)
+
+
+class _CategoricalEstimator:
+    """Checks and widens the arguments; ``_sample`` draws from what ``computing_logits`` gives."""
+
+    def __call__(
+        self,
+        key: jax.Array,
+        logits: ArrayLike,
+        temperature: ArrayLike,
+        *,
+        axis: int = -1,
+        where: ArrayLike | None = None,
+    ) -> jax.Array:
+        """A sample of the shape and dtype of ``logits``.
+
+        Args:
+            key: a typed or an old-style key; used once.
+            logits: ``[..., K, ...]`` floating, unnormalised log-probabilities.
+            temperature: positive; a scalar, or of the shape of ``logits`` with size 1 on ``axis``.
+            axis: the axis of the K classes.
+            where: boolean mask that broadcasts to ``logits``; False excludes a class.
+        """
+        array, axis, where = _arguments.categories(logits, axis, where)
+        temperature = _arguments.category_temperature(temperature, array, axis)
+        self._check(temperature)
+        return _draw(self, key, array, temperature, where, axis).astype(array.dtype)
+
+    def _check(self, temperature: jax.Array) -> None:
+        """Refuses a temperature at which the estimator is not defined."""
+
+    def _sample(
+        self, key: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int
+    ) -> jax.Array:
+        raise NotImplementedError
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5), inline=True)
+def _draw(estimator, key, logits, temperature, where, axis):
+    return estimator._sample(key, computing_logits(logits, where), temperature, axis)
 
 
 @dataclasses.dataclass(frozen=True)
-class Pathwise:
+class Pathwise(_CategoricalEstimator):
     """The relaxed sample with its exact derivative (the reparameterisation trick).
 
     Jang, Gu, Poole (2017), https://arxiv.org/abs/1611.01144.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> Pathwise()(jax.random.key(0), jnp.zeros((2, 3)), 0.5).shape
         (2, 3)
     """
 
-    def __call__(
-        self,
-        key: jax.Array,
-        logits: ArrayLike,
-        temperature: ArrayLike,
-        *,
-        axis: int = -1,
-        where: ArrayLike | None = None,
-    ) -> jax.Array:
-        return gumbel_softmax(key, logits, temperature, axis=axis, where=where)
+    def _sample(self, key, logits, temperature, axis):
+        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        return relaxed(logits, noise, temperature, axis)
 
 
 @dataclasses.dataclass(frozen=True)
-class StraightThroughGumbel:
+class StraightThroughGumbel(_CategoricalEstimator):
     """A one-hot sample with the derivative of the relaxed sample at the same noise.
 
     Jang, Gu, Poole (2017), section 2.2, https://arxiv.org/abs/1611.01144.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> StraightThroughGumbel()(jax.random.key(0), jnp.zeros((2, 3)), 0.5).sum(-1).tolist()
         [1.0, 1.0]
     """
 
-    def __call__(
-        self,
-        key: jax.Array,
-        logits: ArrayLike,
-        temperature: ArrayLike,
-        *,
-        axis: int = -1,
-        where: ArrayLike | None = None,
-    ) -> jax.Array:
-        return gumbel_softmax(key, logits, temperature, hard=True, axis=axis, where=where)
+    def _sample(self, key, logits, temperature, axis):
+        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        drawn = one_hot(logits, noise, temperature, axis)
+        return with_derivative_of(drawn, relaxed(logits, noise, temperature, axis))
 
 
 @dataclasses.dataclass(frozen=True)
-class StraightThrough:
+class StraightThrough(_CategoricalEstimator):
     """A one-hot sample with the derivative of ``softmax(logits / temperature)``.
 
     At temperature 1 its mean gradient is exact for linear losses. Bengio, Leonard, Courville
     (2013), https://arxiv.org/abs/1308.3432.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> StraightThrough()(jax.random.key(0), jnp.zeros((2, 3)), 0.5).sum(-1).tolist()
         [1.0, 1.0]
     """
 
-    def __call__(
-        self,
-        key: jax.Array,
-        logits: ArrayLike,
-        temperature: ArrayLike,
-        *,
-        axis: int = -1,
-        where: ArrayLike | None = None,
-    ) -> jax.Array:
-        return straight_through_sample(key, logits, temperature, axis=axis, where=where)
+    def _sample(self, key, logits, temperature, axis):
+        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        drawn = one_hot(logits, noise, temperature, axis)
+        return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
 
 @dataclasses.dataclass(frozen=True)
-class StraightThroughArgmax:
+class DecoupledStraightThrough(_CategoricalEstimator):
+    """A sample with the derivative to the logits of the relaxed one at another temperature.
+
+    The noise is the same in both passes. The derivative to the temperature is that of the sample:
+    zero when it is hard.
+
+    Shah, Yan, Mozer, Liu (2024), https://arxiv.org/abs/2410.13331.
+
+    Attributes:
+        backward_temperature: positive; of the derivative to the logits.
+        hard: a one-hot sample; False: the relaxed one at the temperature of the call.
+
+    Example:
+        >>> estimator = DecoupledStraightThrough(backward_temperature=1.0)
+        >>> estimator(jax.random.key(0), jnp.zeros((2, 3)), 0.1).sum(-1).tolist()
+        [1.0, 1.0]
+    """
+
+    backward_temperature: float
+    hard: bool = True
+
+    def __post_init__(self):
+        value = _number("backward_temperature", self.backward_temperature)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"backward_temperature must be positive and finite, got {value!r}")
+        object.__setattr__(self, "backward_temperature", value)
+        _arguments.static_bool("hard", self.hard)
+
+    def _sample(self, key, logits, temperature, axis):
+        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
+        surrogate = relaxed(logits, noise, backward_temperature, axis)
+        if self.hard:
+            return with_derivative_of(one_hot(logits, noise, temperature, axis), surrogate)
+        sample = relaxed(lax.stop_gradient(logits), noise, temperature, axis)
+        return with_derivative_of(sample, sample + surrogate)
+
+
+@dataclasses.dataclass(frozen=True)
+class GumbelRao(_CategoricalEstimator):
+    """A one-hot sample with the mean derivative of relaxed samples that have its index.
+
+    The noises are drawn conditioned on the index D: with E standard exponential,
+    ``-log E_D`` is the perturbed log-probability of D and ``-log(E_j / p_j + E_D)`` that of the
+    others; no gradient flows through the conditioning. For a loss whose gradient depends on the
+    index only, the mean is that of ``StraightThroughGumbel`` and the variance smaller.
+
+    Paulus, Maddison, Krause (2021), https://arxiv.org/abs/2010.04838.
+
+    Attributes:
+        num_samples: how many relaxed samples are averaged; memory grows with it.
+
+    Example:
+        >>> GumbelRao(num_samples=3)(jax.random.key(0), jnp.zeros((2, 3)), 0.5).sum(-1).tolist()
+        [1.0, 1.0]
+    """
+
+    num_samples: int = 10
+
+    def __post_init__(self):
+        _check_count("num_samples", self.num_samples)
+
+    def _sample(self, key, logits, temperature, axis):
+        # One draw for all, the first for the index: it is then that of gumbel_max with this key.
+        noise = gumbel_noise(key, (1 + self.num_samples, *logits.shape), logits.dtype)
+        drawn = one_hot(logits, noise[0], temperature, axis)
+        is_drawn = drawn == 1
+        log_p = log_probabilities(lax.stop_gradient(logits), axis)
+
+        def conditioned(noise):
+            log_of_drawn = -jnp.sum(jnp.where(is_drawn, noise, 0), axis, keepdims=True)
+            others = -jnp.logaddexp(-noise - log_p, log_of_drawn)
+            scores = jnp.where(is_drawn, -log_of_drawn, others)
+            return relaxed(with_derivative_of(scores, logits), None, temperature, axis)
+
+        return with_derivative_of(drawn, jax.vmap(conditioned)(noise[1:]).mean(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class GappedStraightThrough(_CategoricalEstimator):
+    """A one-hot sample with the derivative of a softmax whose largest logit is the drawn one.
+
+    ``softmax((logits + m1 - m2) / temperature)``: ``m1 = (max - drawn logit) D`` lifts the drawn
+    logit to the largest, ``m2 = relu(logits + gap - max) (1 - D)`` presses the others to at least
+    ``gap`` below it; both without gradient.
+
+    Fan, Ho, Cheng, Hsieh (2022), https://arxiv.org/abs/2206.07235.
+
+    Attributes:
+        gap: non-negative, in nats.
+
+    Example:
+        >>> GappedStraightThrough()(jax.random.key(0), jnp.zeros((2, 3)), 0.5).sum(-1).tolist()
+        [1.0, 1.0]
+    """
+
+    gap: float = 1.0
+
+    def __post_init__(self):
+        value = _number("gap", self.gap)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"gap must be non-negative and finite, got {value!r}")
+        object.__setattr__(self, "gap", value)
+
+    def _sample(self, key, logits, temperature, axis):
+        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        drawn = one_hot(logits, noise, temperature, axis)
+        # As logits - max: the drawn one becomes 0, the others at most -gap.
+        below_max = perturbed(lax.stop_gradient(logits), None, axis)
+        gapped = jnp.where(drawn == 1, 0, jnp.minimum(below_max, -self.gap))
+        surrogate = relaxed(with_derivative_of(gapped, logits), None, temperature, axis)
+        return with_derivative_of(drawn, surrogate)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReinMax(_CategoricalEstimator):
+    """A one-hot sample whose mean gradient at temperature 1 is exact for quadratic losses.
+
+    Derivative of ``2 softmax(stop(log p_D - logits) + logits) - softmax(logits) / 2`` with
+    ``p_D = (softmax(logits / temperature) + D) / 2``: Heun's method, second order where the
+    straight-through estimator is first order. The derivative to the temperature is zero. A
+    concrete temperature below 1 is a ``ValueError``; a traced one is used as it is.
+
+    Liu, Dong, Liu, Zheng, Gao (2023), https://arxiv.org/abs/2304.08612.
+
+    Example:
+        >>> ReinMax()(jax.random.key(0), jnp.zeros((2, 3)), 1.0).sum(-1).tolist()
+        [1.0, 1.0]
+    """
+
+    def _check(self, temperature):
+        if not isinstance(temperature, Tracer) and (coldest := np.min(temperature)) < 1:
+            raise ValueError(
+                f"temperature of ReinMax must be at least 1, got {coldest}; for a smaller one use "
+                f"StraightThrough or GappedStraightThrough"
+            )
+
+    def _sample(self, key, logits, temperature, axis):
+        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        drawn = one_hot(logits, noise, temperature, axis)
+        one = jnp.ones((), logits.dtype)
+        smoothed = relaxed(lax.stop_gradient(logits), None, lax.stop_gradient(temperature), axis)
+        log_p_drawn = jnp.log((smoothed + drawn) / 2)
+        second_order = relaxed(with_derivative_of(log_p_drawn, logits), None, one, axis)
+        first_order = relaxed(logits, None, one, axis)
+        return with_derivative_of(drawn, 2 * second_order - first_order / 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class StraightThroughArgmax(_CategoricalEstimator):
     """The one-hot argmax without noise, with the derivative of ``softmax(logits / temperature)``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> StraightThroughArgmax()(jax.random.key(0), jnp.array([0.0, 1.0]), 0.5).tolist()
         [0.0, 1.0]
     """
 
-    def __call__(
-        self,
-        key: jax.Array,
-        logits: ArrayLike,
-        temperature: ArrayLike,
-        *,
-        axis: int = -1,
-        where: ArrayLike | None = None,
-    ) -> jax.Array:
+    def _sample(self, key, logits, temperature, axis):
         del key
-        return straight_through_argmax(logits, temperature, axis=axis, where=where)
+        drawn = one_hot(logits, None, temperature, axis)
+        return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
 
 ESTIMATORS = {
     "pathwise": Pathwise,
     "straight_through_gumbel": StraightThroughGumbel,
     "straight_through": StraightThrough,
+    "decoupled": DecoupledStraightThrough,
+    "gumbel_rao": GumbelRao,
+    "gapped": GappedStraightThrough,
+    "reinmax": ReinMax,
     "argmax": StraightThroughArgmax,
 }
 """The estimators by the names that a YAML config uses."""
+
+
+def _number(name: str, value: float) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")

@@ -16,8 +16,9 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
+from gs_modules._categorical import straight_through_argmax
 from gs_modules._objectives import categorical_kl
-from gs_modules._relaxed import first_argmax, straight_through_argmax
+from gs_modules._relaxed import first_argmax
 from gs_modules._types import Estimator, LatentOutput, Prior, Schedule
 
 

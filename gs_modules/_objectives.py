@@ -6,11 +6,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
-from gs_modules._relaxed import computing_logits
+from gs_modules._relaxed import computing_logits, log_probabilities
 
 
 def categorical_kl(
@@ -84,15 +83,6 @@ def categorical_entropy(
     array = _arguments.floating_array("logits", logits)
     axis = _arguments.category_axis(axis, array.shape)
     return _categorical_entropy(array, _arguments.boolean_mask(where, array.shape), axis)
-
-
-def log_probabilities(logits: jax.Array, axis: int) -> jax.Array:
-    """Normalised logits; equal infinite ones share the mass, a row without a class stays -inf."""
-    largest = lax.stop_gradient(jnp.max(logits, axis, keepdims=True))
-    is_largest_infinite = (logits == largest) & jnp.isinf(largest)
-    shifted = jnp.where(is_largest_infinite, jnp.clip(largest, -jnp.inf, 0), logits - largest)
-    total = jnp.sum(jnp.exp(shifted), axis, keepdims=True)
-    return shifted - jnp.log(jnp.where(total == 0, 1, total))
 
 
 @functools.partial(jax.jit, static_argnums=3, inline=True)

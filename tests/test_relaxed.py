@@ -25,14 +25,38 @@ LOGITS = jnp.array([[0.5, -1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [3.0, -3.0, 1.0
 ROWS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float16)
 """Exact in float32 and float16; bfloat16 rounds it once more."""
 
+
+
+def lookup(key, logits, temperature=1.0, *, where=None):
+    table = jnp.eye(logits.shape[-1], dtype=logits.dtype)
+    return gs.gumbel_lookup(key, logits, table, temperature, where=where)[0]
+
+
+def top_1(key, logits, temperature=1.0, **options):
+    return gs.gumbel_top_k(key, logits, 1, temperature, **options)
+
+
+def reinmax(key, logits, temperature=1.0, *, axis=-1, where=None):
+    """Jitted, so that the temperature is traced and one below 1 is not refused."""
+    draw = functools.partial(gs.ReinMax(), axis=axis, where=where)
+    return jax.jit(draw)(key, logits, temperature)
+
+
 SAMPLERS = {
     "soft": gs.gumbel_softmax,
     "hard": functools.partial(gs.gumbel_softmax, hard=True),
     "argmax": lambda key, *args, **options: gs.straight_through_argmax(*args, **options),
     "straight_through": gs.StraightThrough(),
+    "decoupled": gs.DecoupledStraightThrough(backward_temperature=0.8),
+    "soft_decoupled": gs.DecoupledStraightThrough(backward_temperature=0.8, hard=False),
+    "gumbel_rao": gs.GumbelRao(num_samples=2),
+    "gapped": gs.GappedStraightThrough(),
+    "reinmax": reinmax,
+    "top_1": top_1,
+    "hard_top_1": functools.partial(top_1, hard=True),
+    "lookup": lookup,
 }
-"""Every derivative rule of the file: soft, hard, without noise, noise in the forward pass only."""
-HARD = ["hard", "argmax", "straight_through"]
+"""Whatever gives a sample of one class per row, relaxed or one-hot."""
 
 samplers = pytest.mark.parametrize("name", SAMPLERS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
@@ -335,7 +359,10 @@ def test_bad_rows_are_what_is_promised_and_touch_no_other(name, dtype):
 
 # --- refusals ----------------------------------------------------------------------------------
 
-ESTIMATORS = {cls.__name__: cls() for cls in gs.ESTIMATORS.values()}
+ESTIMATORS = {
+    cls.__name__: cls(0.8) if cls is gs.DecoupledStraightThrough else cls()
+    for cls in gs.ESTIMATORS.values()
+}
 FUNCTIONS = ESTIMATORS | {
     name: value
     for name in gs.__all__

@@ -1,0 +1,276 @@
+"""Categorical samples: relaxed, one-hot, as an index, and as the row of a table."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+from gs_modules import _arguments
+from gs_modules._noise import gumbel_noise
+from gs_modules._relaxed import (
+    computing_logits,
+    first_argmax,
+    is_nan_row,
+    none_if_zero,
+    one_hot,
+    perturbed,
+    relaxed,
+    with_derivative_of,
+)
+
+
+def gumbel_softmax(
+    key: jax.Array,
+    logits: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    *,
+    hard: bool = False,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+    dtype: DTypeLike | None = None,
+) -> jax.Array:
+    """A sample of the Gumbel-Softmax (Concrete) distribution.
+
+    ``softmax((logits + G) / temperature)`` with ``G`` standard Gumbel noise; with ``hard=True``
+    its one-hot argmax, with the derivative of the relaxed sample at the same noise
+    (straight-through Gumbel-Softmax).
+
+    Args:
+        key: a typed or an old-style key; used once.
+        logits: ``[..., K, ...]`` floating, unnormalised log-probabilities. ``-inf`` excludes a
+            class; several ``+inf`` share the mass equally. Half-precision logits are sampled in
+            float32.
+        temperature: positive; a scalar, or of the shape of ``logits`` with size 1 on ``axis``.
+            May be traced, and is differentiable.
+        hard: return a one-hot sample: bitwise 0 and 1, in every dtype, compiled or not.
+        axis: the axis of the K classes.
+        where: boolean mask that broadcasts to ``logits``; False excludes a class.
+        dtype: of the result; that of ``logits`` by default.
+
+    Returns:
+        The sample, of the shape of ``logits``. Excluded classes have weight and gradient exactly
+        0; a row with no class left is all zeros. A NaN logit that is not excluded makes its own
+        row NaN, a traced temperature that is not positive every row it applies to.
+
+    Raises:
+        TypeError: ``logits`` or ``dtype`` are not floating, ``where`` is not boolean, ``hard`` is
+            traced, ``temperature`` is not a real number.
+        ValueError: a concrete ``temperature`` is not positive and finite; there is no class;
+            ``axis`` is out of range; ``where`` or ``temperature`` do not broadcast.
+
+    References:
+        Jang, Gu, Poole (2017), https://arxiv.org/abs/1611.01144; Maddison, Mnih, Teh (2017),
+        https://arxiv.org/abs/1611.00712.
+
+    Example:
+        >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.5, 0.5]]))
+        >>> sample = gumbel_softmax(jax.random.key(0), logits, 0.5, hard=True)
+        >>> sample.shape, sample.sum(-1).tolist()
+        ((2, 2), [1.0, 1.0])
+    """
+    hard = _arguments.static_bool("hard", hard)
+    logits, axis, where = _arguments.categories(logits, axis, where)
+    temperature = _arguments.category_temperature(temperature, logits, axis)
+    dtype = _arguments.result_dtype(dtype, logits.dtype)
+    return _gumbel_softmax(key, logits, temperature, where, hard, axis).astype(dtype)
+
+
+def gumbel_max(
+    key: jax.Array, logits: ArrayLike, *, axis: int = -1, where: ArrayLike | None = None
+) -> jax.Array:
+    """The index of an exact categorical draw, ``argmax(logits + G)``: the Gumbel-max trick.
+
+    With one key, the index of ``gumbel_softmax(key, logits, hard=True)``.
+
+    Args:
+        key: a typed or an old-style key; used once.
+        logits: ``[..., K, ...]`` floating, unnormalised log-probabilities.
+        axis: the axis of the K classes.
+        where: boolean mask that broadcasts to ``logits``; False excludes a class.
+
+    Returns:
+        int32, the shape of ``logits`` without ``axis``; -1 for a row with no class left or with a
+        NaN logit.
+
+    Raises:
+        TypeError: ``logits`` are not floating or ``where`` is not boolean.
+        ValueError: there is no class, ``axis`` is out of range or ``where`` does not broadcast.
+
+    Example:
+        >>> gumbel_max(jax.random.key(0), jnp.array([0.0, -jnp.inf, -jnp.inf])).item()
+        0
+    """
+    return _gumbel_max(key, *_arguments.categories(logits, axis, where))
+
+
+def gumbel_lookup(
+    key: jax.Array,
+    logits: ArrayLike,
+    table: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    *,
+    where: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The row of ``table`` that a categorical draw chooses, and the index of that row.
+
+    ``gumbel_softmax(key, logits, temperature, hard=True) @ table`` and its derivatives, without
+    the product and without the one-hot sample in the forward pass: a row is read.
+
+    Args:
+        key: a typed or an old-style key; used once.
+        logits: ``[..., K]`` floating, unnormalised log-probabilities.
+        table: ``[K, ...]`` floating: what each class stands for, an embedding for instance.
+        temperature: positive, of the derivative only; a scalar, or ``[..., 1]``.
+        where: boolean mask that broadcasts to ``logits``; False excludes a class.
+
+    Returns:
+        The rows, ``[..., *table.shape[1:]]`` in the dtype of ``table``, and the index, int32
+        ``[...]``, that of ``gumbel_max`` with the same key. Without a class left the row is zero
+        and the index -1; with a NaN logit, or a traced temperature that is not positive, the row
+        is NaN and the index -1.
+
+    Raises:
+        TypeError: as ``gumbel_softmax``; ``table`` is not floating.
+        ValueError: as ``gumbel_softmax``; ``table`` has not K rows.
+
+    Example:
+        >>> table = jnp.arange(6.0).reshape(3, 2)
+        >>> rows, index = gumbel_lookup(jax.random.key(0), jnp.array([0.0, -jnp.inf, 0.0]), table)
+        >>> bool((rows == table[index]).all())
+        True
+    """
+    logits, axis, where = _arguments.categories(logits, -1, where)
+    temperature = _arguments.category_temperature(temperature, logits, axis)
+    table = _arguments.floating_array("table", table)
+    if table.shape[:1] != logits.shape[-1:]:
+        raise ValueError(
+            f"table of shape {table.shape} must have a row for each of the {logits.shape[-1]} "
+            f"classes of logits of shape {logits.shape}"
+        )
+    return _gumbel_lookup(key, logits, table, temperature, where)
+
+
+def straight_through_argmax(
+    logits: ArrayLike,
+    temperature: ArrayLike = 1.0,
+    *,
+    axis: int = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """The one-hot argmax of ``logits``, with the derivative of ``softmax(logits / temperature)``.
+
+    No noise: the first of equal maxima is taken.
+
+    Args:
+        logits: ``[..., K, ...]`` floating, unnormalised log-probabilities.
+        temperature: positive, of the derivative only; a scalar, or of the shape of ``logits``
+            with size 1 on ``axis``.
+        axis: the axis of the K classes.
+        where: boolean mask that broadcasts to ``logits``; False excludes a class.
+
+    Returns:
+        One-hot, of the shape and dtype of ``logits``; rows without a class and with NaN as in
+        ``gumbel_softmax``.
+
+    Raises:
+        TypeError: as ``gumbel_softmax``.
+        ValueError: as ``gumbel_softmax``.
+
+    Example:
+        >>> straight_through_argmax(jnp.array([0.1, 0.7, 0.7])).tolist()
+        [0.0, 1.0, 0.0]
+    """
+    logits, axis, where = _arguments.categories(logits, axis, where)
+    temperature = _arguments.category_temperature(temperature, logits, axis)
+    return _straight_through_argmax(logits, temperature, where, axis).astype(logits.dtype)
+
+
+def log_weights(weights: ArrayLike) -> jax.Array:
+    """Logits of unnormalised non-negative weights: ``log(weights)``, ``-inf`` at zero.
+
+    Unlike ``jnp.log``, its derivative at a zero weight is 0, not infinite, so that a class can be
+    excluded by its weight and the others still be trained.
+
+    Args:
+        weights: floating, any shape, non-negative.
+
+    Returns:
+        Logits of the shape and dtype of ``weights``. A traced negative weight gives NaN.
+
+    Raises:
+        TypeError: ``weights`` are not floating.
+        ValueError: a concrete weight is negative.
+
+    Example:
+        >>> log_weights(jnp.array([1.0, 0.0])).tolist()
+        [0.0, -inf]
+    """
+    weights = _arguments.floating_array("weights", weights)
+    if not isinstance(weights, Tracer) and bool(jnp.any(weights < 0)):
+        raise ValueError(f"weights must be non-negative, the smallest is {weights.min()}")
+    is_zero = weights == 0
+    return jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, weights)))
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
+def _gumbel_softmax(key, logits, temperature, where, hard, axis):
+    logits = computing_logits(logits, where)
+    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    soft = relaxed(logits, noise, temperature, axis)
+    return with_derivative_of(one_hot(logits, noise, temperature, axis), soft) if hard else soft
+
+
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _gumbel_max(key, logits, axis, where):
+    logits = computing_logits(logits, where)
+    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    return jnp.squeeze(first_argmax(perturbed(logits, noise, axis), axis), axis)
+
+
+@functools.partial(jax.jit, static_argnums=3, inline=True)
+def _straight_through_argmax(logits, temperature, where, axis):
+    logits = computing_logits(logits, where)
+    soft = relaxed(logits, None, temperature, axis)
+    return with_derivative_of(one_hot(logits, None, temperature, axis), soft)
+
+
+@functools.partial(jax.jit, inline=True)
+def _gumbel_lookup(key, logits, table, temperature, where):
+    logits = computing_logits(logits, where)
+    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    scores = perturbed(lax.stop_gradient(logits), noise, -1)
+    index = first_argmax(scores, scores.ndim - 1)
+    is_nan = is_nan_row(scores, index, temperature, -1)
+    index = jnp.where(is_nan, -1, index)[..., 0]
+    is_nan = is_nan.reshape(*index.shape, *(1 for _ in table.shape[1:]))
+    soft = relaxed(logits, noise, temperature, scores.ndim - 1)
+    rows = _chosen_rows(table, index, soft)
+    return jnp.where(is_nan, jnp.nan, rows), index
+
+
+@jax.custom_jvp
+def _chosen_rows(table, index, soft):
+    """``table[index]``, zero for -1, with the derivative of ``one_hot @ table``, soft for hard."""
+    del soft
+    is_chosen = (index >= 0).reshape(*index.shape, *(1 for _ in table.shape[1:]))
+    return jnp.where(is_chosen, table[jnp.maximum(index, 0)], 0)
+
+
+@functools.partial(_chosen_rows.defjvp, symbolic_zeros=True)
+def _chosen_rows_jvp(primals, tangents):
+    table, index, soft = primals
+    table_tangent, _, soft_tangent = map(none_if_zero, tangents)
+    rows = _chosen_rows(table, index, soft)
+    tangent = jnp.zeros_like(rows)
+    if table_tangent is not None:
+        tangent += _chosen_rows(table_tangent, index, soft)
+    if soft_tangent is not None:
+        wide = jnp.promote_types(table.dtype, soft.dtype)
+        product = jnp.tensordot(soft_tangent.astype(wide), table.astype(wide), axes=1)
+        tangent += product.astype(table.dtype)
+    return rows, tangent
