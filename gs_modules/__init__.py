@@ -11,6 +11,13 @@ from gs_modules._categorical import (
     log_weights,
     straight_through_argmax,
 )
+from gs_modules._concrete import (
+    gumbel_log_odds,
+    gumbel_log_softmax,
+    relaxed_bernoulli_log_prob,
+    relaxed_categorical_kl,
+    relaxed_categorical_log_prob,
+)
 from gs_modules._estimators import (
     ESTIMATORS,
     DecoupledStraightThrough,
@@ -35,7 +42,12 @@ from gs_modules._modules import (
     resolve_temperature,
 )
 from gs_modules._noise import gumbel_noise
-from gs_modules._objectives import categorical_entropy, categorical_kl
+from gs_modules._objectives import (
+    categorical_entropy,
+    categorical_kl,
+    categorical_log_prob,
+    leave_one_out_reinforce,
+)
 from gs_modules._schedules import (
     SCHEDULES,
     Constant,
@@ -75,10 +87,13 @@ __all__ = [
     "as_step",
     "categorical_entropy",
     "categorical_kl",
+    "categorical_log_prob",
     "check_clock",
     "check_temperature",
     "draw",
     "draw_deterministic",
+    "gumbel_log_odds",
+    "gumbel_log_softmax",
     "gumbel_lookup",
     "gumbel_max",
     "gumbel_noise",
@@ -88,8 +103,12 @@ __all__ = [
     "has_learned_prior",
     "latent_logits",
     "latent_output",
+    "leave_one_out_reinforce",
     "log_weights",
     "next_step",
+    "relaxed_bernoulli_log_prob",
+    "relaxed_categorical_kl",
+    "relaxed_categorical_log_prob",
     "resolve_deterministic",
     "resolve_temperature",
     "straight_through_argmax",

@@ -69,6 +69,20 @@ def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array |
         ) from None
 
 
+def prior_like(prior_logits: ArrayLike | None, logits: jax.Array) -> jax.Array:
+    """``prior_logits`` broadcast to ``logits``; uniform where there are none."""
+    if prior_logits is None:
+        return jnp.zeros_like(logits)
+    prior = floating_array("prior_logits", prior_logits)
+    try:
+        return jnp.broadcast_to(prior, logits.shape)
+    except ValueError:
+        raise ValueError(
+            f"prior_logits of shape {prior.shape} do not broadcast to logits of shape "
+            f"{logits.shape}"
+        ) from None
+
+
 def category_temperature(temperature: Any, logits: jax.Array, axis: int) -> jax.Array:
     """``temperature`` in the computing dtype of ``logits``, with size 1 on ``axis``."""
     return positive_temperature(temperature, logits.shape, axis, computing_dtype(logits.dtype))

@@ -270,7 +270,7 @@ def _chosen_rows_jvp(primals, tangents):
     if table_tangent is not None:
         tangent += _chosen_rows(table_tangent, index, soft)
     if soft_tangent is not None:
-        wide = jnp.promote_types(table.dtype, soft.dtype)
+        wide = max(soft.dtype, table.dtype, key=lambda dtype: dtype.itemsize)
         product = jnp.tensordot(soft_tangent.astype(wide), table.astype(wide), axes=1)
         tangent += product.astype(table.dtype)
     return rows, tangent

@@ -26,6 +26,7 @@ CORE = [
     "_categorical",
     "_binary",
     "_subset",
+    "_concrete",
     "_estimators",
     "_schedules",
     "_objectives",
