@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,96 +94,125 @@ def _checked_k(k: int, num_classes: int) -> int:
 def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
     logits = computing_logits(logits, where)
     noise = gumbel_noise(key, logits.shape, logits.dtype)
-    scores = perturbed(lax.stop_gradient(logits), noise, axis)
-    # A shift of a whole row changes nothing, so the derivative of the scores is that of the logits.
-    soft = _relaxed_k_hot(with_derivative_of(scores, logits), temperature, k, axis)
-    return with_derivative_of(_k_hot(scores, temperature, k, axis), soft) if hard else soft
+    soft = _relaxed_k_hot(logits, noise, temperature, k, axis)
+    return with_derivative_of(_k_hot(logits, noise, temperature, k, axis), soft) if hard else soft
 
 
-def _k_hot(scores, temperature, k, axis):
-    position = lax.broadcasted_iota(jnp.int32, scores.shape, axis)
+def _k_hot(logits, noise, temperature, k, axis):
+    logits = lax.stop_gradient(logits)
+    position = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
+    scores = perturbed(logits, noise, axis)
     is_nan = is_nan_row(scores, first_argmax(scores, axis), temperature, axis)
 
     def choose(_, carry):
         left, sample = carry
-        is_chosen = position == first_argmax(left, axis)
+        # Perturbed anew: beside a chosen logit of 1e9, the noise of the others would be lost.
+        is_chosen = position == first_argmax(perturbed(left, noise, axis), axis)
         return jnp.where(is_chosen, -jnp.inf, left), jnp.where(is_chosen, 1, sample)
 
-    _, sample = lax.fori_loop(0, k, choose, (scores, jnp.zeros_like(scores)))
+    _, sample = lax.fori_loop(0, k, choose, (logits, jnp.zeros_like(logits)))
     return jnp.where(is_nan, jnp.nan, sample)
 
 
-@functools.partial(jax.checkpoint, static_argnums=(2, 3))  # keeps the scores, not k rounds of them
-def _relaxed_k_hot(scores, temperature, k, axis):
-    def round_of(scores, _):
-        weights, left = _successive_softmax(scores, temperature, axis)
-        return left, weights
+@functools.partial(jax.checkpoint, static_argnums=(3, 4))  # keeps its arguments, not k rounds
+def _relaxed_k_hot(logits, noise, temperature, k, axis):
+    def next_round(scores, _):
+        weights, *scores = _successive_softmax(*scores, temperature, axis)
+        return tuple(scores), weights
 
-    weights = lax.scan(round_of, scores, length=k)[1].sum(0)
-    is_possible = scores != -jnp.inf
+    scores = (lax.stop_gradient(logits), with_derivative_of(noise, logits))
+    weights = lax.scan(next_round, scores, length=k)[1].sum(0)
+    is_possible = logits != -jnp.inf
     count = jnp.sum(is_possible, axis, keepdims=True)
     certain = jnp.where(is_possible, jnp.where(jnp.isnan(weights), jnp.nan, 1), 0)
     return jnp.where(count < k, certain, weights)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _successive_softmax(scores, temperature, axis):
-    """``p = softmax(scores / temperature)`` and ``scores + log(1 - p)``."""
-    return _successive_softmax_and_rest(scores, temperature, axis)[:2]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _successive_softmax(base, extra, temperature, axis):
+    """``p = softmax(a / temperature)`` and the next ``a + log(1 - p)``, for ``a = base + extra``.
+
+    The two terms stay apart until the row maximum of ``base`` is subtracted; derivatives are those
+    of ``extra``. ``base`` is ``-inf`` for an excluded class.
+    """
+    r = _round(base, extra, temperature, axis)
+    return r.softmax, r.next_base, r.next_extra
 
 
-def _successive_softmax_and_rest(scores, temperature, axis):
-    """Also the softmax without the largest score, the largest and where it stands.
+class _Round(NamedTuple):
+    softmax: jax.Array
+    next_base: jax.Array
+    next_extra: jax.Array
+    is_first: jax.Array
+    rest: jax.Array
+    below_first: jax.Array
 
-    ``1 - p`` of the largest is rounded away at small temperatures; its logarithm is the difference
-    of two sums of exponentials, of all but the largest and of all.
+
+def _round(base, extra, temperature, axis):
+    """The first is taken apart from the rest: ``1 - p`` of the first is rounded away when cold.
+
+    ``p_first = 1 / (1 + R exp(-d / t))`` with d the distance to the second and R the sum of the
+    exponentials of the rest, whose softmax is ``rest``; ``below_first`` is ``a - a_first``.
     """
     temperature = positive_or_nan(temperature)
-    index = first_argmax(scores, axis)
-    is_first = lax.broadcasted_iota(jnp.int32, scores.shape, axis) == index
-    largest, weights, total = _weights(scores, temperature, axis)
-    second, rest, rest_total = _weights(jnp.where(is_first, -jnp.inf, scores), temperature, axis)
-    softmax, rest_softmax = weights / _or_one(total), rest / _or_one(rest_total)
-    log_rest = (second - largest) / temperature + jnp.log(_or_one(rest_total)) - jnp.log(total)
-    log_one_minus = jnp.where(is_first, log_rest, jnp.log1p(-jnp.where(is_first, 0, softmax)))
-    left = jnp.where(scores == -jnp.inf, -jnp.inf, scores + log_one_minus)
-    left = jnp.where(is_first & (rest_total == 0), -jnp.inf, left)
-    return softmax, left, rest_softmax, largest, is_first
+    finite = float(jnp.finfo(base.dtype).max)
+    position = lax.broadcasted_iota(jnp.int32, base.shape, axis)
+    is_first = position == first_argmax(perturbed(base, extra, axis), axis)
+    rest_base = jnp.where(is_first, -jnp.inf, base)
+    frame = jnp.max(rest_base, axis, keepdims=True)
+    rest_scores = perturbed(rest_base, extra, axis)
+    second = jnp.max(rest_scores, axis, keepdims=True)
+    rest = jnp.exp((rest_scores - second) / temperature)
+    rest = jnp.where(rest_scores == -jnp.inf, 0, rest)
+    rest_total = jnp.sum(rest, axis, keepdims=True)
+    rest = rest / jnp.where(rest_total == 0, 1, rest_total)
 
+    above_frame = jnp.where(base == frame, 0, base - frame)  # inf - inf is NaN
+    first = jnp.sum(jnp.where(is_first, above_frame + extra, 0), axis, keepdims=True)
+    distance = jnp.clip(first - second, 0, finite)
+    odds_of_rest = rest_total * jnp.exp(-distance / temperature)
+    softmax = jnp.where(is_first, 1, rest * odds_of_rest) / (1 + odds_of_rest)
 
-def _weights(scores, temperature, axis):
-    largest = jnp.max(scores, axis, keepdims=True)
-    weights = jnp.exp((scores - largest) / temperature)
-    weights = jnp.where(scores == -jnp.inf, 0, weights)
-    return largest, weights, jnp.sum(weights, axis, keepdims=True)
+    log_rest = jnp.log(jnp.where(rest_total == 0, 1, rest_total)) - jnp.log1p(odds_of_rest)
+    next_first = second + (distance - distance / temperature) + log_rest
+    next_first = jnp.where(rest_total == 0, -jnp.inf, next_first)
+    next_rest = extra + jnp.log1p(-jnp.where(is_first, 0, softmax))
+    next_extra = jnp.where(is_first, next_first, next_rest)
+    next_base = jnp.where(is_first, frame, base)
+    is_taken = next_extra == -jnp.inf
+    next_base = jnp.where(is_taken, -jnp.inf, next_base)
+    next_extra = jnp.where(is_taken, 0, next_extra)
 
-
-def _or_one(total):
-    return jnp.where(total == 0, 1, total)
+    return _Round(softmax, next_base, next_extra, is_first, rest, rest_scores - second - distance)
 
 
 @functools.partial(_successive_softmax.defjvp, symbolic_zeros=True)
 def _successive_softmax_jvp(axis, primals, tangents):
-    """With ``q`` the softmax of all but the largest, ``d log(1 - p) = p (sum(q dz) - dz) / t``.
+    """``d log(1 - p) = p (sum(rest dz) - dz) / t`` of the first, ``-dp / (1 - p)`` of the rest.
 
-    Elsewhere it is ``-dp / (1 - p)``. Every factor is finite and every excluded class selected
-    away, so that no 0 meets an infinity at temperatures of 1e-38, forward or transposed.
+    Every factor is finite and every excluded class selected away, so that no 0 meets an infinity
+    at temperatures of 1e-38, forward or transposed.
     """
-    scores, temperature = primals
-    of_scores, of_temperature = map(none_if_zero, tangents)
-    softmax, left, rest, largest, is_first = _successive_softmax_and_rest(scores, temperature, axis)
-    of_softmax = softmax_tangent(softmax, temperature, of_scores, of_temperature, axis)
+    base, extra, temperature = primals
+    of_extra, of_temperature = map(none_if_zero, tangents[1:])
+    r = _round(base, extra, temperature, axis)
+    is_certain = jnp.sum(r.softmax != 0, axis, keepdims=True) == 1
+    if of_extra is not None:
+        of_extra = jnp.where(base == -jnp.inf, 0, of_extra)
+        of_certain = jnp.where(is_certain, 0, of_extra)
+    else:
+        of_certain = of_extra = jnp.zeros_like(extra)
+    of_softmax = softmax_tangent(r.softmax, temperature, of_certain, of_temperature, axis)
     temperature = positive_or_nan(temperature)
-    change = jnp.zeros_like(scores)
-    if of_scores is not None:
-        change += jnp.where(scores == -jnp.inf, 0, of_scores)
+    rest_of_extra = jnp.sum(jnp.where(r.rest == 0, 0, r.rest * of_extra), axis, keepdims=True)
+    of_first = r.softmax * (rest_of_extra - jnp.where(r.is_first, of_extra, 0)) / temperature
     if of_temperature is not None:
-        finite = jnp.finfo(scores.dtype).max
-        depth = jnp.clip((scores - largest) / temperature, -finite, finite)
-        change -= of_temperature * jnp.where(scores == -jnp.inf, 0, depth)
-    mean_of_rest = jnp.sum(jnp.where(rest == 0, 0, rest * change), axis, keepdims=True)
-    of_first = softmax * (mean_of_rest - jnp.where(is_first, change, 0)) / temperature
-    of_others = -of_softmax / (1 - jnp.where(is_first, 0, softmax))
-    of_log = jnp.where(is_first, of_first, of_others)
-    of_left = jnp.zeros_like(scores) if of_scores is None else of_scores
-    return (softmax, left), (of_softmax, jnp.where(left == -jnp.inf, 0, of_left + of_log))
+        finite = float(jnp.finfo(extra.dtype).max)
+        slope = jnp.clip(r.below_first / temperature / temperature, -finite, finite)
+        slope = jnp.sum(jnp.where(r.rest == 0, 0, r.rest * slope), axis, keepdims=True)
+        of_first -= of_temperature * r.softmax * slope
+    of_rest = -of_softmax / (1 - jnp.where(r.is_first, 0, r.softmax))
+    of_next = of_extra + jnp.where(r.is_first, of_first, of_rest)
+    of_next = jnp.where(r.next_base == -jnp.inf, 0, of_next)
+    no_tangent = jnp.zeros_like(base)
+    return (r.softmax, r.next_base, r.next_extra), (of_softmax, no_tangent, of_next)
