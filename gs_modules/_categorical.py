@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments
 from gs_modules._noise import gumbel_noise
 from gs_modules._relaxed import (
+    choose_first,
     computing_logits,
     first_argmax,
     is_nan_row,
@@ -244,8 +245,8 @@ def _gumbel_lookup(key, logits, table, temperature, where):
     logits = computing_logits(logits, where)
     noise = gumbel_noise(key, logits.shape, logits.dtype)
     scores = perturbed(lax.stop_gradient(logits), noise, -1)
-    index = first_argmax(scores, scores.ndim - 1)
-    is_nan = is_nan_row(scores, index, temperature, -1)
+    _, index = choose_first(scores, scores.ndim - 1)
+    is_nan = is_nan_row(index, temperature)
     index = jnp.where(is_nan, -1, index)[..., 0]
     is_nan = is_nan.reshape(*index.shape, *(1 for _ in table.shape[1:]))
     soft = relaxed(logits, noise, temperature, scores.ndim - 1)

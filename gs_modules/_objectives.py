@@ -191,7 +191,7 @@ def _categorical_log_prob(index, logits, where, axis):
     position = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
     is_chosen = position == jnp.expand_dims(index, axis).astype(jnp.int32)
     chosen = jnp.sum(jnp.where(is_chosen, log_p, 0), axis)
-    is_nan = jnp.isnan(jnp.max(lax.stop_gradient(logits), axis))
+    is_nan = jnp.any(jnp.isnan(logits), axis)
     return jnp.where(is_nan, jnp.nan, chosen)
 
 

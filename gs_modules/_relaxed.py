@@ -48,15 +48,26 @@ def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Arra
 
 
 def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
-    """The first index that attains the maximum, with ``axis`` kept; -1 for NaN and for all -inf.
+    """The first index that attains the maximum, with ``axis`` kept; -1 for NaN and for all -inf."""
+    return jnp.maximum(choose_first(scores, axis)[1], -1)
 
-    Maximum, then first index that attains it: two reductions that XLA vectorises on CPU and
-    turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``.
+
+def choose_first(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Where the first maximum stands, boolean, and its index with ``axis`` kept.
+
+    The index is -1 in a row of -inf and -2 in a row with NaN. Maximum, then first position that
+    attains it: two reductions that XLA vectorises on CPU and turns into two small all-reduces when
+    ``axis`` is sharded, unlike ``argmax``.
     """
     largest = jnp.max(scores, axis, keepdims=True)
     position = lax.broadcasted_iota(jnp.int32, scores.shape, axis)
     attained = jnp.where(scores == largest, position, scores.shape[axis])
-    return jnp.where(largest > -jnp.inf, jnp.min(attained, axis, keepdims=True), -1)
+    # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
+    attained = jnp.where(jnp.isnan(scores), -2, attained)
+    first = jnp.min(attained, axis, keepdims=True)
+    first = jnp.where((largest == -jnp.inf) & (first >= 0), -1, first)
+    # Not position == first: that is of no device's shard, and each would hold the whole of it.
+    return attained == first, first
 
 
 def one_hot(
@@ -67,17 +78,14 @@ def one_hot(
     NaN where a score is, or where the temperature is not positive and there is a class.
     """
     scores = perturbed(lax.stop_gradient(logits), noise, axis)
-    index = first_argmax(scores, axis)
-    position = lax.broadcasted_iota(jnp.int32, scores.shape, axis)
-    sample = (position == index).astype(scores.dtype)
-    return jnp.where(is_nan_row(scores, index, temperature, axis), jnp.nan, sample)
+    is_drawn, index = choose_first(scores, axis)
+    return jnp.where(is_nan_row(index, temperature), jnp.nan, is_drawn.astype(scores.dtype))
 
 
-def is_nan_row(scores: jax.Array, index: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
-    """Where a hard sample is NaN: a score is, or there is a class and no positive temperature."""
+def is_nan_row(index: jax.Array, temperature: jax.Array) -> jax.Array:
+    """Where a hard sample is NaN; ``index`` is that of ``choose_first``."""
     temperature = positive_or_nan(lax.stop_gradient(temperature))
-    largest = jnp.max(scores, axis, keepdims=True)
-    return jnp.isnan(largest) | (jnp.isnan(temperature) & (index >= 0))
+    return (index == -2) | (jnp.isnan(temperature) & (index >= 0))
 
 
 @jax.custom_jvp

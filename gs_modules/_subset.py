@@ -14,8 +14,8 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments
 from gs_modules._noise import gumbel_noise
 from gs_modules._relaxed import (
+    choose_first,
     computing_logits,
-    first_argmax,
     is_nan_row,
     none_if_zero,
     perturbed,
@@ -100,18 +100,16 @@ def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
 
 def _k_hot(logits, noise, temperature, k, axis):
     logits = lax.stop_gradient(logits)
-    position = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
-    scores = perturbed(logits, noise, axis)
-    is_nan = is_nan_row(scores, first_argmax(scores, axis), temperature, axis)
+    _, first = choose_first(perturbed(logits, noise, axis), axis)
 
     def choose(_, carry):
         left, sample = carry
         # Perturbed anew: beside a chosen logit of 1e9, the noise of the others would be lost.
-        is_chosen = position == first_argmax(perturbed(left, noise, axis), axis)
+        is_chosen, _ = choose_first(perturbed(left, noise, axis), axis)
         return jnp.where(is_chosen, -jnp.inf, left), jnp.where(is_chosen, 1, sample)
 
     _, sample = lax.fori_loop(0, k, choose, (logits, jnp.zeros_like(logits)))
-    return jnp.where(is_nan, jnp.nan, sample)
+    return jnp.where(is_nan_row(first, temperature), jnp.nan, sample)
 
 
 @functools.partial(jax.checkpoint, static_argnums=(3, 4))  # keeps its arguments, not k rounds
@@ -156,8 +154,7 @@ def _round(base, extra, temperature, axis):
     """
     temperature = positive_or_nan(temperature)
     finite = float(jnp.finfo(base.dtype).max)
-    position = lax.broadcasted_iota(jnp.int32, base.shape, axis)
-    is_first = position == first_argmax(perturbed(base, extra, axis), axis)
+    is_first, _ = choose_first(perturbed(base, extra, axis), axis)
     rest_base = jnp.where(is_first, -jnp.inf, base)
     frame = jnp.max(rest_base, axis, keepdims=True)
     rest_scores = perturbed(rest_base, extra, axis)
