@@ -16,6 +16,12 @@ from gs_modules.train.models import Model, Params
 EVALUATION_BATCH = 500
 
 
+def reconstruction(pixel_logits: jax.Array, x: jax.Array) -> jax.Array:
+    """Bernoulli cross-entropy ``[...]`` in nats of the pixels ``[..., pixels]``."""
+    # optax's form takes two logarithms of an exponential per pixel where one suffices.
+    return (jax.nn.softplus(pixel_logits) - pixel_logits * x).sum(-1)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Totals:
@@ -48,11 +54,9 @@ class Totals:
     ) -> Totals:
         """Of a batch ``[B, pixels]``; ``keep`` ``[B]`` leaves padding rows out."""
         keep = jnp.ones(x.shape[0], bool) if keep is None else keep
-        # optax's form takes two logarithms of an exponential per pixel where one suffices.
-        reconstruction = (jax.nn.softplus(pixel_logits) - pixel_logits * x).sum(-1)
         return cls(
             count=keep.sum(dtype=jnp.float32),
-            reconstruction=jnp.where(keep, reconstruction, 0).sum(),
+            reconstruction=jnp.where(keep, reconstruction(pixel_logits, x), 0).sum(),
             kl=jnp.where(keep, latent.kl, 0).sum(),
             usage=CodeUsage.of(jnp.where(keep[:, None], latent.index, -1), latent.logits.shape[-1]),
         )
