@@ -7,9 +7,14 @@ loss, 130 and 143 stopped by Ctrl-C and SIGTERM after saving.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from gs_modules import ESTIMATORS
 
 try:
     from gs_modules.train.config import Config, ConfigError, load, option_names, print_config
@@ -25,12 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(print_config(config), end="")
             return 0
-        return _train(config, options)
+        return {"train": _train, "compare": _compare}[options.command](config, options)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the run can save, or a second one
-        print("interrupted; the same command begins at the last checkpoint", file=sys.stderr)
+        again = "; the same command begins at the last checkpoint"
+        print(f"interrupted{again * (options.command == 'train')}", file=sys.stderr)
         return 130
     except OSError as error:  # a folder that cannot be written, a full disk
         print(f"{error.filename or 'the run'}: {error.strerror or error}", file=sys.stderr)
@@ -61,46 +67,141 @@ def _train(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(config: Config, options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from gs_modules.train.comparing import Choices, compare_estimators
+    from gs_modules.train.data import DataError
+    from gs_modules.train.run_directory import RunDirectory
+
+    directory = RunDirectory(options.run_dir or Path("runs") / options.config.stem)
+    output = options.output or directory.path.with_name(f"{directory.path.name}-compare")
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Choices)}
+    try:
+        compare_estimators(config, Choices(**given), directory, output, Console())
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 3
+    return 0
+
+
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     parser = argparse.ArgumentParser(prog="gs-modules", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = commands.add_parser(
+    train = _add_command(
+        commands,
         "train",
-        help="train the categorical VAE that a config describes, or continue",
-        description="Train the categorical VAE that CONFIG describes, or continue its run.",
-        allow_abbrev=False,
-    )
-    train.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, see configs/")
-    train.add_argument(
-        "--run-dir",
-        type=Path,
-        metavar="DIR",
-        help="folder of the run (default: runs/NAME of CONFIG)",
+        "train the categorical VAE that a config describes, or continue",
+        "Train the categorical VAE that CONFIG describes, or continue its run.",
     )
     train.add_argument(
         "--restart", action="store_true", help="begin anew; an old run is kept aside"
     )
-    train.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
+    compare = _add_command(
+        commands,
+        "compare",
+        "compare gradient estimators on the problem of a config",
+        "Compare the bias, the variance and the time of gradient estimators, by the encoder's "
+        "logits, on the problem that CONFIG describes: with the parameters of its run, or else "
+        "the initial ones.",
     )
-    keys = train.add_argument_group("keys of the config")
-    for name, (kind, default, description) in option_names().items():
-        keys.add_argument(
-            f"--{name}",
-            dest=name,
-            default=argparse.SUPPRESS,
-            metavar=kind.upper(),
-            help=f"{description} (default: {default})".replace("%", "%%"),
-        )
+    compare.add_argument(
+        "--output", type=Path, metavar="DIR",
+        help="folder of compare.png and compare.json (default: the run's, with -compare added)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--estimators", type=_names, metavar="NAMES", default=tuple(ESTIMATORS),
+        help="separated by commas (default: all)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--temperatures", type=_temperatures, metavar="NUMBERS",
+        default=(0.1, 0.25, 0.5, 1.0, 1.5, 2.0),
+        help="separated by commas (default: 0.1,0.25,0.5,1,1.5,2)",
+    )  # fmt: skip
+    for name, default, description in (
+        ("images", 16, "training images, which are the problem"),
+        ("samples", 2048, "gradients for each estimator and temperature"),
+        ("truth-samples", 65_536, "for the true gradient, where outcomes cannot be enumerated"),
+    ):
+        compare.add_argument(
+            f"--{name}", type=_count, metavar="INTEGER", default=default,
+            help=f"{description} (default: {default})",
+        )  # fmt: skip
     parsed, unknown = parser.parse_known_args(arguments)
     options = vars(parsed)
+    command = commands.choices[parsed.command]
     overrides = [(name, options.pop(name)) for name in option_names() if name in options]
     # Flags that no key has go to the config too, which refuses them with the nearest name.
     misspelt = [word.removeprefix("--") for word in unknown if word.startswith("--")]
     sections = {name.partition(".")[0] for name in option_names() if "." in name}
     for name in sections.intersection(word.partition("=")[0] for word in misspelt):
-        train.error(f"--{name} is a section; write --{name}.KEY, see --help")
+        command.error(f"--{name} is a section; write --{name}.KEY, see --help")
+    own = [name.replace("_", "-") for name in options.keys() - {"command", "config"}]
+    for name in (word.partition("=")[0] for word in misspelt):
+        nearest = difflib.get_close_matches(name, [*option_names(), *own], 1)
+        if nearest and nearest[0] in own:
+            command.error(f"unknown flag --{name}; did you mean --{nearest[0]}?")
     if unknown and not misspelt:
-        train.error(f"unexpected argument: {unknown[0]}")
+        command.error(f"unexpected argument: {unknown[0]}")
     overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]
     return argparse.Namespace(**options), overrides
+
+
+def _add_command(
+    commands: Any, name: str, summary: str, description: str
+) -> argparse.ArgumentParser:
+    """A command that takes a config, its keys as flags, and the folder of a run."""
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        usage=f"gs-modules {name} CONFIG [--FLAG VALUE ...]",  # all flags would fill the screen
+        allow_abbrev=False,
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, see configs/")
+    command.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the run (default: runs/NAME of CONFIG)",
+    )
+    command.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    keys = command.add_argument_group("keys of the config")
+    for key, (kind, default, text) in option_names().items():
+        keys.add_argument(
+            f"--{key}",
+            dest=key,
+            default=argparse.SUPPRESS,
+            metavar=kind.upper(),
+            help=f"{text} (default: {default})".replace("%", "%%"),
+        )
+    return command
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in ESTIMATORS]:
+        raise argparse.ArgumentTypeError(
+            f"expected some of {','.join(ESTIMATORS)}; got {unknown[0]!r}"
+        )
+    return names
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(dict.fromkeys(map(float, text.split(","))))
+    except ValueError:
+        values = (0.0,)
+    if not all(0 < value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(
+            f"expected positive numbers separated by commas, such as 0.5,1; got {text!r}"
+        )
+    return values
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)

@@ -85,8 +85,8 @@ class Trainer:
     model: Model
 
     def key(self, purpose: str) -> jax.Array:
-        """The root key of one purpose: init, train, validation, test or figures."""
-        purposes = ("init", "train", "validation", "test", "figures")
+        """The root key of one purpose: init, train, validation, test, figures or compare."""
+        purposes = ("init", "train", "validation", "test", "figures", "compare")
         return jax.random.fold_in(jax.random.key(self.config.seed), purposes.index(purpose))
 
     @functools.cached_property

@@ -1,0 +1,146 @@
+"""One comparison from its config to its files: the gradient estimators on the VAE's own problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from gs_modules.train import data, models
+from gs_modules.train.bound import reconstruction
+from gs_modules.train.checkpoint import open_checkpoints
+from gs_modules.train.compare import compare
+from gs_modules.train.compare_report import as_json, draw, table, truth_in_words, verdict
+from gs_modules.train.config import Config, ConfigError, differences, load
+from gs_modules.train.loop import Trainer
+from gs_modules.train.models import Params
+from gs_modules.train.run_directory import RunDirectory, write_whole
+from gs_modules.train.truth import ComparisonError
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What of a comparison is not in the config: flags of the command.
+
+    Attributes:
+        estimators: names of those to compare.
+        temperatures: at which each is measured.
+        samples: gradients for each estimator and temperature.
+        truth_samples: for the true gradient, where it cannot be enumerated.
+        images: the first so many training images are the problem.
+    """
+
+    estimators: Sequence[str]
+    temperatures: Sequence[float]
+    samples: int
+    truth_samples: int
+    images: int
+
+
+def compare_estimators(
+    config: Config, choices: Choices, directory: RunDirectory, output: Path, console: Console
+) -> None:
+    """Compares gradients by the encoder's logits; the loss is the decoder's reconstruction.
+
+    Parameters are those of a run of the same config, or else the initial ones. The encoder sees
+    the images as they are, without flipped pixels; the KL divergence is a function of the logits,
+    whose gradient needs no estimator, and is left out.
+
+    Args:
+        config: the resolved config.
+        choices: what to compare, and by how many samples.
+        directory: where a run of the config may be.
+        output: folder of ``compare.png`` and ``compare.json``.
+        console: where people look.
+
+    Raises:
+        ConfigError: there are fewer images, or nothing can be compared with so few samples.
+        DataError: the images cannot be read.
+    """
+    images = data.load(config.data.name, config.data.root, config.data.validation)
+    if choices.images > len(images.train):
+        raise ConfigError(
+            [
+                f"--images: at most {len(images.train)}, the training images of "
+                f"{config.data.name}; got {choices.images}"
+            ]
+        )
+    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    params, origin = _parameters(trainer, directory)
+    x = jnp.asarray(images.train[: choices.images], jnp.float32) * images.scale
+    logits = jax.jit(trainer.model.encode)(params, x).logits
+
+    def loss(sample: jax.Array) -> jax.Array:
+        return reconstruction(trainer.model.decode(params, sample), x)
+
+    output.mkdir(parents=True, exist_ok=True)
+    latents, classes = logits.shape[-2:]
+    problem = {
+        "data": config.data.name,
+        "images": choices.images,
+        "latents": latents,
+        "classes": classes,
+        "parameters": origin,
+    }
+    _say(
+        console,
+        f"{config.data.name}: {choices.images} training images, {latents} latents of {classes} "
+        f"classes; parameters {origin}",
+    )
+    try:
+        with console.status("the true gradient") as status:
+            found = compare(
+                trainer.key("compare"),
+                loss,
+                logits,
+                _estimators(config, choices.estimators),
+                choices.temperatures,
+                samples=choices.samples,
+                truth_samples=choices.truth_samples,
+                tell=status.update,
+            )
+    except ComparisonError as error:
+        raise ConfigError([f"{error}"]) from None
+    figure = draw(found, f"{config.data.name}: gradients by the logits, parameters {origin}")
+    figure.savefig(output / "compare.png", dpi=120)
+    write_whole(output / "compare.json", json.dumps({**problem, **as_json(found)}, indent=2) + "\n")
+    _say(console, truth_in_words(found) + "\n")
+    console.print(table(found))
+    _say(console, "")
+    for line in verdict(found, config.training.batch_size):
+        _say(console, line)
+    _say(console, f"figure and numbers: {output}")
+
+
+def _parameters(trainer: Trainer, directory: RunDirectory) -> tuple[Params, str]:
+    """The parameters to compare at, and in words where they are from."""
+    initial = trainer.init()
+    without_run = f"initial, of seed {trainer.config.seed}"
+    if not directory.checkpoints.is_dir():
+        return initial.best.params, f"{without_run} ({directory.path} holds no checkpoint)"
+    different = differences(load(directory.config, check_root=False), trainer.config)
+    if different:
+        reason = f"{directory.path} holds a run of another config: {', '.join(different)}"
+        return initial.best.params, f"{without_run} ({reason})"
+    with open_checkpoints(directory.checkpoints) as checkpoints:
+        best = checkpoints.restore(initial).best
+    if not int(best.step):
+        return initial.best.params, f"{without_run} ({directory.path} holds no checkpoint)"
+    return best.params, f"of step {int(best.step)} of {directory.path}"
+
+
+def _estimators(config: Config, names: Sequence[str]) -> dict[str, Any]:
+    """By name: the config's own with its options, the others with the defaults of YAML."""
+    configs = {name: load(None, [("estimator.kind", name)]) for name in names}
+    configs |= {name: config for name in names if name == config.estimator.kind}
+    return {name: one.estimator.build() for name, one in configs.items()}
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
