@@ -213,10 +213,11 @@ def test_no_noise_is_sold_as_bias():
 
 
 class Picky:
-    """Refuses a concrete temperature below 1, as ReinMax does."""
+    """Refuses a concrete temperature below 1, as ReinMax does: inside a trace, none is."""
 
     def __call__(self, key, logits, temperature, *, axis=-1, where=None):
-        if not isinstance(temperature, jax.core.Tracer) and temperature < 1:
+        value = jnp.asarray(temperature)
+        if not isinstance(value, jax.core.Tracer) and value < 1:
             raise ValueError(f"temperature must be at least 1, got {temperature}")
         return gs.StraightThroughArgmax()(key, logits, temperature, axis=axis, where=where)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import statistics
 import time
@@ -188,10 +187,11 @@ def _measure(
     direction = jnp.asarray(truth.gradient.ravel() / norm, logits.dtype)
     blocks = jax.jit(lambda temperature: lax.map(lambda keys: block(keys, temperature), keys))
     timed, key = jax.jit(gradient), keys[0, 0]
+    a_row = logits.reshape(-1, *logits.shape[-2:])[0]
     for temperature in temperatures:
-        # A traced temperature cannot be refused; tracing with a concrete one computes nothing.
+        # Outside of any trace: inside, a temperature is traced and cannot be refused.
         try:
-            jax.eval_shape(functools.partial(estimator, temperature=temperature), key, logits)
+            estimator(key, a_row, temperature)
         except ValueError as error:
             yield Refusal(name, temperature, str(error))
             continue
