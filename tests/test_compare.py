@@ -298,7 +298,10 @@ MADE = Comparison(
         row("noisy", 1.0, 0.1, 0.3, 90.0),
         row("reinmax", 1.0, 0.05, 0.02, 3.0),
     ),
-    refusals=(Refusal("reinmax", 0.1, "temperature must be at least 1"),),
+    refusals=(
+        Refusal("reinmax", 0.1, "temperature must be at least 1, got 0.1"),
+        Refusal("reinmax", 0.5, "temperature must be at least 1, got 0.5"),
+    ),
 )
 
 
@@ -315,7 +318,7 @@ def test_the_table_fits_eighty_columns_and_shows_what_is_not_available():
 
 def test_the_answer_in_words_counts_noise_against_a_small_bias():
     assert verdict(MADE, 50) == [
-        "n/a: reinmax at temperature 0.1: temperature must be at least 1",
+        "n/a: reinmax at temperature 0.1, 0.5: temperature must be at least 1, got 0.1",
         "smallest error of one gradient: argmax at temperature 1 (0.49); of the mean of 50 "
         "(training.batch_size): reinmax at temperature 1 (0.0625)",
         "smallest bias: reinmax at temperature 1 (0.05 ± 0.02, not told from 0); not told from it: "

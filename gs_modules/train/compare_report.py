@@ -87,10 +87,14 @@ def _cells(one: Measurement | Refusal) -> Iterator[str]:
 
 def verdict(found: Comparison, batch_size: int) -> list[str]:
     """The answer in words: what is not available, the smallest errors and the smallest bias."""
-    reasons: dict[str, list[str]] = {}
-    for refused in found.refusals:
-        reasons.setdefault(refused.reason, []).append(_where(refused))
-    lines = [f"n/a: {', '.join(where)}: {reason}" for reason, where in reasons.items()]
+    refused: dict[str, list[Refusal]] = {}
+    for refusal in found.refusals:
+        refused.setdefault(refusal.estimator, []).append(refusal)
+    lines = []
+    for name, of_name in refused.items():
+        where = ", ".join(f"{one.temperature:g}" for one in of_name)
+        # The reasons differ in little but the temperature; the numbers on file have them all.
+        lines.append(f"n/a: {name} at temperature {where}: {of_name[0].reason}")
     one, many = found.least_error(), found.least_error(batch_size)
     lines.append(
         f"smallest error of one gradient: {_where(one)} ({one.error():.3g}); of the mean of "
@@ -107,7 +111,7 @@ def verdict(found: Comparison, batch_size: int) -> list[str]:
     return lines
 
 
-def _where(one: Measurement | Refusal) -> str:
+def _where(one: Measurement) -> str:
     return f"{one.estimator} at temperature {one.temperature:g}"
 
 
@@ -157,7 +161,7 @@ def draw(found: Comparison, title: str) -> Figure:
         _temperature_axis(axes, sorted({one.temperature for one in found.measurements}))
     seconds.set(title="time of a gradient of all images", xlabel="µs", xmargin=0.15)
     seconds.set_yticks([])
-    seconds.set_ylim(len(names) - 0.5, -0.6)
+    seconds.set_ylim(len(names) - 0.5, -0.9)
     handles, labels = bias.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 4))
     figure.suptitle(f"{title}\n{truth_in_words(found)}", fontsize=11)
