@@ -24,6 +24,7 @@ _FIELDS: dict[str, tuple[Any, str]] = {
     "every": (..., "steps from one refresh of the temperature to the next"),
     "values": ((1.0, 0.5), "temperature of each piece"),
     "boundaries": ((3000,), "step at which each further piece begins"),
+    "backward_temperature": (1.0, "temperature of the derivative, whatever that of the sample"),
     "period": (2000, "steps from one restart to the next"),
 }
 
