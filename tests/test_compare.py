@@ -119,8 +119,7 @@ def test_leave_one_out_agrees_with_enumeration_within_its_standard_error():
 
 def test_the_number_of_outcomes_decides_and_the_limit_is_still_exact():
     weights, logits = jnp.arange(32.0).reshape(16, 2) / 10, jnp.zeros((16, 2))
-    loss = lambda sample: (sample * weights).sum((-1, -2))  # noqa: E731
-    truth = true_gradient(KEY, loss, logits)
+    truth = true_gradient(KEY, lambda sample: (sample * weights).sum((-1, -2)), logits)
     assert (truth.method, truth.count) == ("enumeration", ENUMERABLE)
     # p (1 - p) times the difference of the weights of the two classes.
     np.testing.assert_allclose(truth.gradient, np.tile([-0.025, 0.025], (16, 1)), rtol=1e-3)
@@ -187,9 +186,8 @@ def test_argmax_has_no_variance_and_its_bias_is_exact(found, temperature):
 def test_the_relaxation_of_two_classes_has_its_closed_form():
     """Of a linear loss: the relaxed sample's mean has the derivative .165174669, p is .2444583."""
     estimators = {"soft": gs.Pathwise(), "hard": gs.StraightThroughGumbel()}
-    loss = lambda sample: sample[..., 0, 0]  # noqa: E731
     logits = jnp.array([[[0.3, 0.0]]])
-    found = compare(KEY, loss, logits, estimators, [1.0], samples=8192)
+    found = compare(KEY, lambda x: x[..., 0, 0], logits, estimators, [1.0], samples=8192)
     p = 1 / (1 + math.exp(-0.3))
     for one in found.measurements:
         low, high = one.bias_within(4)
