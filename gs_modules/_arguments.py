@@ -98,21 +98,19 @@ def positive_temperature(
     A concrete value must be positive and finite in ``dtype``; of a traced one only the shape and
     the dtype are checked.
     """
-    try:
-        value = jnp.asarray(temperature)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"temperature must be a positive number, got {temperature!r}") from error
+    value = temperature if isinstance(temperature, jax.Array) else _concrete(temperature)
     if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise TypeError(f"temperature must be a positive number, got {value.dtype}")
-    value = value.astype(dtype)
+        raise TypeError(f"temperature must be a positive number, got {temperature!r}")
     if not isinstance(value, Tracer):
         # NumPy compares: XLA on CPU flushes subnormal numbers to zero before it does.
-        in_dtype = np.asarray(value)
+        with np.errstate(over="ignore"):
+            in_dtype = np.asarray(value).astype(dtype)
         if not np.all((in_dtype > 0) & np.isfinite(in_dtype)):
             raise ValueError(
                 f"temperature must be positive and finite in {np.dtype(dtype).name}, "
                 f"got {temperature!r}"
             )
+    value = jnp.asarray(value, dtype)
     if value.ndim == 0:
         return value
     allowed = shape if axis is None else (*shape[:axis], 1, *shape[axis + 1 :])
@@ -126,6 +124,16 @@ def positive_temperature(
             f"shape of logits{of_axis}"
         )
     return full_rank
+
+
+def _concrete(temperature: Any) -> np.ndarray | jax.Array:
+    """As an array of NumPy: while tracing, JAX would trace a Python number too and hide it."""
+    try:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(temperature)):
+            return jnp.asarray(temperature)
+        return np.asarray(temperature)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"temperature must be a positive number, got {temperature!r}") from error
 
 
 def computing_dtype(dtype: DTypeLike) -> np.dtype:

@@ -6,8 +6,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
@@ -211,11 +213,11 @@ def log_weights(weights: ArrayLike) -> jax.Array:
         >>> log_weights(jnp.array([1.0, 0.0])).tolist()
         [0.0, -inf]
     """
-    weights = _arguments.floating_array("weights", weights)
-    if not isinstance(weights, Tracer) and bool(jnp.any(weights < 0)):
-        raise ValueError(f"weights must be non-negative, the smallest is {weights.min()}")
-    is_zero = weights == 0
-    return jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, weights)))
+    array = _arguments.floating_array("weights", weights)
+    if not isinstance(weights, Tracer) and np.any(np.asarray(weights) < 0):
+        raise ValueError(f"weights must be non-negative, the smallest is {np.min(weights)}")
+    is_zero = array == 0
+    return jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, array)))
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
@@ -259,7 +261,16 @@ def _chosen_rows(table, index, soft):
     """``table[index]``, zero for -1, with the derivative of ``one_hot @ table``, soft for hard."""
     del soft
     is_chosen = (index >= 0).reshape(*index.shape, *(1 for _ in table.shape[1:]))
-    return jnp.where(is_chosen, table[jnp.maximum(index, 0)], 0)
+    rows = table.at[jnp.maximum(index, 0)].get(out_sharding=_of_rows(index, table.ndim - 1))
+    return jnp.where(is_chosen, rows, 0)
+
+
+def _of_rows(index: jax.Array, trailing: int) -> NamedSharding | None:
+    """On a mesh of explicit axes a gather must be told how its result is sharded: as the index."""
+    sharding = jax.typeof(index).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec, *[None] * trailing))
 
 
 @functools.partial(_chosen_rows.defjvp, symbolic_zeros=True)

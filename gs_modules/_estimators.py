@@ -52,11 +52,11 @@ class _CategoricalEstimator:
             where: boolean mask that broadcasts to ``logits``; False excludes a class.
         """
         array, axis, where = _arguments.categories(logits, axis, where)
-        temperature = _arguments.category_temperature(temperature, array, axis)
+        tempered = _arguments.category_temperature(temperature, array, axis)
         self._check(temperature)
-        return _draw(self, key, array, temperature, where, axis).astype(array.dtype)
+        return _draw(self, key, array, tempered, where, axis).astype(array.dtype)
 
-    def _check(self, temperature: jax.Array) -> None:
+    def _check(self, temperature: ArrayLike) -> None:
         """Refuses a temperature at which the estimator is not defined."""
 
     def _sample(

@@ -118,9 +118,11 @@ def _relaxed_k_hot(logits, noise, temperature, k, axis):
         weights, *scores = _successive_softmax(*scores, temperature, axis)
         return tuple(scores), weights
 
-    scores = (lax.stop_gradient(logits), with_derivative_of(noise, logits))
-    weights = lax.scan(next_round, scores, length=k)[1].sum(0)
     is_possible = logits != -jnp.inf
+    # The select also gives the noise the sharding of the logits, as a carry of the scan needs.
+    extra = with_derivative_of(jnp.where(is_possible, noise, 0), logits)
+    scores = (lax.stop_gradient(logits), extra)
+    weights = lax.scan(next_round, scores, length=k)[1].sum(0)
     count = jnp.sum(is_possible, axis, keepdims=True)
     certain = jnp.where(is_possible, jnp.where(jnp.isnan(weights), jnp.nan, 1), 0)
     return jnp.where(count < k, certain, weights)

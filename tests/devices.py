@@ -29,12 +29,29 @@ def noise(key, logits, temperature):
     return lax.bitcast_convert_type(jnp.where(jnp.isnan(logits), 0, drawn), jnp.int32)
 
 
+def lookup(key, logits, temperature):
+    # From an iota: a table of the host would be an array that every device holds whole.
+    shape = (logits.shape[-1], 2)
+    table = sum(lax.broadcasted_iota(jnp.float32, shape, axis) for axis in (0, 1))
+    return gs.gumbel_lookup(key, logits, table / shape[0], temperature)
+
+
+def top_3(key, logits, temperature, *, hard=False):
+    return gs.gumbel_top_k(key, logits, 3, temperature, hard=hard)
+
+
 DRAWS = {
     "gumbel_noise": noise,
     "gumbel_softmax": gs.gumbel_softmax,
     "gumbel_softmax hard": functools.partial(gs.gumbel_softmax, hard=True),
     "gumbel_max": lambda key, logits, temperature: gs.gumbel_max(key, logits),
     "straight_through_argmax": lambda key, *arguments: gs.straight_through_argmax(*arguments),
+    "gumbel_sigmoid": gs.gumbel_sigmoid,
+    "gumbel_sigmoid hard": functools.partial(gs.gumbel_sigmoid, hard=True),
+    "gumbel_top_k": top_3,
+    "gumbel_top_k hard": functools.partial(top_3, hard=True),
+    "gumbel_lookup": lookup,
+    "estimator decoupled": gs.DecoupledStraightThrough(1.5),
     **{
         f"estimator {name}": cls()
         for name, cls in gs.ESTIMATORS.items()
@@ -42,6 +59,9 @@ DRAWS = {
     },
 }
 """``draw(key, logits, temperature)``, which may return several arrays, by a name for messages."""
+
+OF_ELEMENTS = {"gumbel_noise", "gumbel_sigmoid", "gumbel_sigmoid hard"}
+"""What has no row, and so nothing to exchange."""
 
 FEW, MANY = "few classes", "many classes"
 SHAPES = {FEW: (16, 40), MANY: (16, 2048)}
@@ -122,18 +142,19 @@ def sharded_inputs(layout):
 
 def on_eight_devices():
     jax.config.update("jax_num_cpu_devices", 8)
-    results = {
-        label(layout): jax.device_get(jax.jit(everything)(*sharded_inputs(layout)))
-        for layout in LAYOUTS
-    }
-    programs = {}
+    results, programs = {}, {}
+    for layout in LAYOUTS:
+        arguments = sharded_inputs(layout)
+        with jax.set_mesh(arguments[1].sharding.mesh):  # a gather asks for it where it is explicit
+            results[label(layout)] = jax.device_get(jax.jit(everything)(*arguments))
     for layout in ALONE:
         results[label(layout)] = {}
         for name, draw in DRAWS.items():
             arguments = sharded_inputs(layout)
             function = jax.jit(functools.partial(with_gradients, draw))
-            compiled = function.lower(*arguments).compile()
-            results[label(layout)][name] = jax.device_get(compiled(*arguments))
+            with jax.set_mesh(arguments[1].sharding.mesh):
+                compiled = function.lower(*arguments).compile()
+                results[label(layout)][name] = jax.device_get(compiled(*arguments))
             programs[label(layout), name] = compiled.as_text()
     return results, programs
 

@@ -724,3 +724,11 @@ def test_the_backward_pass_keeps_the_relaxed_sample_alone(hard, dtype):
     _, backward = jax.vjp(sample, logits, jnp.float32(0.5))
     kept = [leaf.nbytes for leaf in jax.tree.leaves(backward) if isinstance(leaf, jax.Array)]
     assert 4 * logits.size <= sum(kept) <= 4 * logits.size + 64
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 0, float("nan"), np.float32(np.inf)], ids=repr)
+def test_a_concrete_temperature_is_refused_while_tracing_too(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        jax.jit(lambda logits: gs.gumbel_softmax(KEY, logits, temperature))(LOGITS)
+    with pytest.raises(ValueError, match=r"ReinMax must be at least 1, got 0\.5"):
+        jax.jit(lambda logits: gs.ReinMax()(KEY, logits, 0.5))(LOGITS)
