@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._noise import logistic_noise
+from gs_modules._noise import logistic_noise_like
 from gs_modules._relaxed import (
     computing_logits,
     none_if_zero,
@@ -72,7 +72,7 @@ def gumbel_sigmoid(
 @functools.partial(jax.jit, static_argnums=4, inline=True)
 def _gumbel_sigmoid(key, logits, temperature, where, hard):
     logits = computing_logits(logits, where)
-    noise = logistic_noise(key, logits.shape, logits.dtype)
+    noise = logistic_noise_like(key, logits)
     soft = _relaxed(logits, noise, temperature)
     return with_derivative_of(_rounded(logits, noise, temperature), soft) if hard else soft
 

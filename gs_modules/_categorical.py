@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise
+from gs_modules._noise import explicit_sharding, gumbel_noise_like
 from gs_modules._relaxed import (
     choose_first,
     computing_logits,
@@ -223,7 +223,7 @@ def log_weights(weights: ArrayLike) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
 def _gumbel_softmax(key, logits, temperature, where, hard, axis):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    noise = gumbel_noise_like(key, logits)
     soft = relaxed(logits, noise, temperature, axis)
     return with_derivative_of(one_hot(logits, noise, temperature, axis), soft) if hard else soft
 
@@ -231,7 +231,7 @@ def _gumbel_softmax(key, logits, temperature, where, hard, axis):
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    noise = gumbel_noise_like(key, logits)
     return jnp.squeeze(first_argmax(perturbed(logits, noise, axis), axis), axis)
 
 
@@ -245,7 +245,7 @@ def _straight_through_argmax(logits, temperature, where, axis):
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    noise = gumbel_noise_like(key, logits)
     scores = perturbed(lax.stop_gradient(logits), noise, -1)
     _, index = choose_first(scores, scores.ndim - 1)
     is_nan = is_nan_row(index, temperature)
@@ -267,10 +267,10 @@ def _chosen_rows(table, index, soft):
 
 def _of_rows(index: jax.Array, trailing: int) -> NamedSharding | None:
     """On a mesh of explicit axes a gather must be told how its result is sharded: as the index."""
-    sharding = jax.typeof(index).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    sharding = explicit_sharding(index)
+    if sharding is None:
         return None
-    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec, *[None] * trailing))
+    return sharding.update(spec=PartitionSpec(*sharding.spec, *[None] * trailing))
 
 
 @functools.partial(_chosen_rows.defjvp, symbolic_zeros=True)

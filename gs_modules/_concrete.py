@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise, logistic_noise
+from gs_modules._noise import gumbel_noise_like, logistic_noise_like
 from gs_modules._relaxed import (
     computing_logits,
     log_probabilities,
@@ -230,7 +230,7 @@ def _elementwise_temperature(temperature: ArrayLike, logits: jax.Array) -> jax.A
 @functools.partial(jax.jit, static_argnums=4, inline=True)
 def _gumbel_log_softmax(key, logits, temperature, where, axis):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    noise = gumbel_noise_like(key, logits)
     scores = perturbed(lax.stop_gradient(logits), noise, axis)
     is_excluded = scores == -jnp.inf
     scores = with_derivative_of(jnp.where(is_excluded, 0, scores), logits)
@@ -242,7 +242,7 @@ def _gumbel_log_softmax(key, logits, temperature, where, axis):
 @functools.partial(jax.jit, inline=True)
 def _gumbel_log_odds(key, logits, temperature):
     logits = computing_logits(logits, None)
-    noise = logistic_noise(key, logits.shape, logits.dtype)
+    noise = logistic_noise_like(key, logits)
     return (logits + noise) / positive_or_nan(temperature)
 
 

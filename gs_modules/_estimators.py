@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise
+from gs_modules._noise import gumbel_noise_like, gumbel_noises_like
 from gs_modules._relaxed import (
     computing_logits,
     log_probabilities,
@@ -82,7 +82,7 @@ class Pathwise(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        noise = gumbel_noise_like(key, logits)
         return relaxed(logits, noise, temperature, axis)
 
 
@@ -98,7 +98,7 @@ class StraightThroughGumbel(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        noise = gumbel_noise_like(key, logits)
         drawn = one_hot(logits, noise, temperature, axis)
         return with_derivative_of(drawn, relaxed(logits, noise, temperature, axis))
 
@@ -116,7 +116,7 @@ class StraightThrough(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        noise = gumbel_noise_like(key, logits)
         drawn = one_hot(logits, noise, temperature, axis)
         return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
@@ -151,7 +151,7 @@ class DecoupledStraightThrough(_CategoricalEstimator):
         _arguments.static_bool("hard", self.hard)
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        noise = gumbel_noise_like(key, logits)
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
         surrogate = relaxed(logits, noise, backward_temperature, axis)
         if self.hard:
@@ -186,7 +186,7 @@ class GumbelRao(_CategoricalEstimator):
 
     def _sample(self, key, logits, temperature, axis):
         # One draw for all, the first for the index: it is then that of gumbel_max with this key.
-        noise = gumbel_noise(key, (1 + self.num_samples, *logits.shape), logits.dtype)
+        noise = gumbel_noises_like(key, 1 + self.num_samples, logits)
         drawn = one_hot(logits, noise[0], temperature, axis)
         is_drawn = drawn == 1
         log_p = log_probabilities(lax.stop_gradient(logits), axis)
@@ -227,7 +227,7 @@ class GappedStraightThrough(_CategoricalEstimator):
         object.__setattr__(self, "gap", value)
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        noise = gumbel_noise_like(key, logits)
         drawn = one_hot(logits, noise, temperature, axis)
         # As logits - max: the drawn one becomes 0, the others at most -gap.
         below_max = perturbed(lax.stop_gradient(logits), None, axis)
@@ -260,7 +260,7 @@ class ReinMax(_CategoricalEstimator):
             )
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise(key, logits.shape, logits.dtype)
+        noise = gumbel_noise_like(key, logits)
         drawn = one_hot(logits, noise, temperature, axis)
         one = jnp.ones((), logits.dtype)
         smoothed = relaxed(lax.stop_gradient(logits), None, lax.stop_gradient(temperature), axis)

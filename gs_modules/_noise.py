@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from gs_modules import _arguments
@@ -41,24 +42,50 @@ def gumbel_noise(
     return _gumbel_noise(key, shape, dtype)
 
 
-def standard_exponential(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """``-log U`` in float32 or float64, with relative precision at both ends."""
-    a, is_low = _distance_to_nearer_end(key, shape, dtype)
-    return jnp.where(is_low, -jnp.log1p(-a), -jnp.log(a))
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _gumbel_noise(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    return _gumbel(key, shape, _arguments.computing_dtype(dtype), None).astype(dtype)
 
 
-def logistic_noise(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """``log U - log(1 - U)`` in float32 or float64: the difference of two Gumbel noises.
+def gumbel_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """``gumbel_noise`` of the shape, dtype and sharding of ``logits``, float32 or float64."""
+    return _gumbel(key, logits.shape, logits.dtype, explicit_sharding(logits))
+
+
+def gumbel_noises_like(key: jax.Array, count: int, logits: jax.Array) -> jax.Array:
+    """``count`` times ``gumbel_noise_like`` on a new first axis; the first is that of one."""
+    sharding = explicit_sharding(logits)
+    if sharding is not None:
+        sharding = sharding.update(spec=PartitionSpec(None, *sharding.spec))
+    return _gumbel(key, (count, *logits.shape), logits.dtype, sharding)
+
+
+def logistic_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """``log U - log(1 - U)``: the difference of two Gumbel noises, as ``gumbel_noise_like``.
 
     float32 values lie in -22.9 .. 22.9; both tails follow the law to probabilities of 2e-8.
     """
-    a, is_low = _distance_to_nearer_end(key, shape, dtype)
+    sharding = explicit_sharding(logits)
+    a, is_low = _distance_to_nearer_end(key, logits.shape, logits.dtype, sharding)
     log_odds = jnp.log(a) - jnp.log1p(-a)
     return jnp.where(is_low, log_odds, -log_odds)
 
 
+def explicit_sharding(array: jax.Array) -> NamedSharding | None:
+    """The sharding of ``array`` on a mesh of explicit axes, where new arrays must be given it."""
+    sharding = jax.typeof(array).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def _gumbel(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
+) -> jax.Array:
+    a, is_low = _distance_to_nearer_end(key, shape, dtype, sharding)
+    return -jnp.log(jnp.where(is_low, -jnp.log1p(-a), -jnp.log(a)))
+
+
 def _distance_to_nearer_end(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
 ) -> tuple[jax.Array, jax.Array]:
     """How far a uniform of 32 bits (64 for float64) is from the nearer of 0 and 1, and if from 0.
 
@@ -67,13 +94,7 @@ def _distance_to_nearer_end(
     """
     unsigned, signed = (jnp.uint64, jnp.int64) if dtype == jnp.float64 else (jnp.uint32, jnp.int32)
     width = jnp.iinfo(unsigned).bits
-    bits = jax.random.bits(key, shape, unsigned)
+    bits = jax.random.bits(key, shape, unsigned, out_sharding=sharding)
     nearer = jnp.minimum(bits, ~bits).astype(signed)
     distance = (nearer.astype(dtype) + 0.5) * 2.0**-width
     return distance, bits < jnp.asarray(2 ** (width - 1), unsigned)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _gumbel_noise(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    computing = _arguments.computing_dtype(dtype)
-    return -jnp.log(standard_exponential(key, shape, computing)).astype(dtype)

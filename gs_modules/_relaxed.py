@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gs_modules._noise import explicit_sharding
+
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
     """``logits`` in float32 or float64, ``-inf`` where a class is excluded.
@@ -60,7 +62,8 @@ def choose_first(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     ``axis`` is sharded, unlike ``argmax``.
     """
     largest = jnp.max(scores, axis, keepdims=True)
-    position = lax.broadcasted_iota(jnp.int32, scores.shape, axis)
+    sharding = explicit_sharding(scores)
+    position = lax.broadcasted_iota(jnp.int32, scores.shape, axis, out_sharding=sharding)
     attained = jnp.where(scores == largest, position, scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)

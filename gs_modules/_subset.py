@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise
+from gs_modules._noise import gumbel_noise_like
 from gs_modules._relaxed import (
     choose_first,
     computing_logits,
@@ -93,7 +93,7 @@ def _checked_k(k: int, num_classes: int) -> int:
 @functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)
 def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise(key, logits.shape, logits.dtype)
+    noise = gumbel_noise_like(key, logits)
     soft = _relaxed_k_hot(logits, noise, temperature, k, axis)
     return with_derivative_of(_k_hot(logits, noise, temperature, k, axis), soft) if hard else soft
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import special, stats
 
 import gs_modules as gs
-from gs_modules._noise import logistic_noise
+from gs_modules._noise import logistic_noise_like
 
 KEY = jax.random.key(4)
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
@@ -33,9 +33,7 @@ def compiled(dtype):
         def array(value, as_type=jnp.float32):
             return jnp.asarray(np.broadcast_to(value, np.shape(logits)), as_type)
 
-        results = everything(
-            array(logits), array(temperature), array(where, bool), array(cotangent)
-        )
+        given = (array(logits), array(temperature), array(where, bool), array(cotangent))
         return [np.asarray(result, np.float32) for result in everything(*given)]
 
     return run
@@ -46,7 +44,7 @@ def test_values_and_derivatives_are_those_of_the_formula():
     logits, weights = generator.normal(size=(2, 3, 4)) * 3
     temperature = generator.uniform(0.3, 2.0, (3, 1))
     with jax.enable_x64(True):
-        noise = np.asarray(logistic_noise(KEY, (3, 4), jnp.float64))
+        noise = np.asarray(logistic_noise_like(KEY, jnp.zeros((3, 4), jnp.float64)))
 
         @jax.jit
         def library(logits, temperature):
@@ -70,7 +68,7 @@ def test_values_and_derivatives_are_those_of_the_formula():
 
 def test_the_hessian_is_that_of_the_formula():
     with jax.enable_x64(True):
-        noise = logistic_noise(KEY, (), jnp.float64)
+        noise = logistic_noise_like(KEY, jnp.zeros((), jnp.float64))
 
         def library(x):
             return gs.gumbel_sigmoid(KEY, x[0], x[1], hard=True)
@@ -84,7 +82,7 @@ def test_the_hessian_is_that_of_the_formula():
 
 
 def test_logistic_noise_follows_its_law_in_both_tails():
-    noise = np.asarray(logistic_noise(KEY, (2_000_000,), jnp.float32), np.float64)
+    noise = np.asarray(logistic_noise_like(KEY, jnp.zeros(2_000_000)), np.float64)
     assert stats.kstest(noise[:500_000], "logistic").pvalue > 1e-6
     for probability in (1e-2, 1e-4, 1e-5):
         for tail in (noise, -noise):

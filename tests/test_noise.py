@@ -51,7 +51,7 @@ def test_every_bit_pattern_gives_the_finite_quantile_of_its_middle(monkeypatch, 
     unsigned = np.dtype(f"uint{bits}")
     with jax.enable_x64(bits == 64), jax.disable_jit():
         monkeypatch.setattr(
-            jax.random, "bits", lambda key, shape, dtype: jnp.asarray(patterns, unsigned)
+            jax.random, "bits", lambda key, shape, dtype, **_: jnp.asarray(patterns, unsigned)
         )
         noise = np.asarray(gumbel_noise(jax.random.key(0), len(patterns), dtype))
     # 1 - U in extended precision from the integer 2**bits - 1 - b: neither end loses a bit.

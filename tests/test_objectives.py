@@ -154,3 +154,69 @@ def test_float64_logits_give_float64():
         kl = gs.categorical_kl(logits, jnp.zeros(4, jnp.float32))
         assert kl.dtype == gs.categorical_entropy(logits).dtype == jnp.float64
         np.testing.assert_allclose(kl, enumerated_kl(logits, np.zeros(4)), rtol=1e-13, atol=1e-15)
+
+
+def test_the_gradient_of_an_infinite_kl_is_finite_and_points_away():
+    """Towards less mass on the class that the prior excludes, also where it does so by 3e38."""
+    logits = jnp.array([[0.0, 1.0, -1.0]])
+    for prior in ([0.0, -INF, 0.0], [3e38, -3e38, 3e38]):
+        kl, gradient = jax.value_and_grad(
+            lambda x, prior=prior: gs.categorical_kl(x, jnp.asarray(prior)).sum()
+        )(logits)
+        assert kl == INF and np.all(np.isfinite(gradient))
+        assert gradient[0, 1] > 0 and np.all(gradient[0, [0, 2]] < 0)
+
+
+@masks
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_log_prob_is_the_logarithm_of_the_enumerated_probability(dtype, where):
+    logits = jnp.asarray(ROWS[:7], dtype)
+    mask = True if where is None else where
+    with np.errstate(divide="ignore"):
+        expected = np.log(probabilities(logits, mask))
+    for index in range(4):
+        found = gs.categorical_log_prob(np.full(7, index), logits, where=where)
+        assert found.dtype == jnp.float32
+        is_known = expected[:, index] > -80  # a smaller probability underflows in the oracle
+        np.testing.assert_allclose(found[is_known], expected[is_known, index], rtol=1e-5, atol=1e-6)
+        is_excluded = np.isneginf(ROWS[:7, index]) | (where is not None and not WHERE[index])
+        np.testing.assert_array_equal(found[is_excluded], -INF)
+
+
+def test_log_prob_of_bad_rows():
+    logits = jnp.array([[-INF, -INF], [jnp.nan, 0.0], [0.0, 0.0]])
+    index = gs.gumbel_max(jax.random.key(0), logits)
+    log_prob, pull_back = jax.vjp(lambda x: gs.categorical_log_prob(index, x), logits)
+    assert log_prob[0] == 0 and np.isnan(log_prob[1])
+    np.testing.assert_allclose(log_prob[2], -np.log(2), rtol=1e-6)
+    gradient = pull_back(jnp.ones(3))[0]
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert np.all(np.isfinite(gradient[2]))
+
+
+def test_leave_one_out_is_the_mean_loss_and_differentiates_the_loss_itself():
+    losses, log_probs = jnp.array([[1.0, 5.0], [2.0, 6.0], [6.0, 7.0]]), jnp.zeros((3, 2))
+    np.testing.assert_allclose(gs.leave_one_out_reinforce(losses, log_probs), [3.0, 6.0])
+
+    def total(losses, log_probs):
+        return gs.leave_one_out_reinforce(losses, log_probs).sum()
+
+    of_losses, of_log_probs = jax.grad(total, (0, 1))(losses, log_probs)
+    np.testing.assert_allclose(of_losses, 1 / 3, rtol=1e-6)
+    others = (losses.sum(0, keepdims=True) - losses) / 2
+    np.testing.assert_allclose(of_log_probs, (losses - others) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "log_probs", "error", "match"),
+    [
+        (jnp.zeros(1), jnp.zeros(1), ValueError, "two samples"),
+        (jnp.float32(0), jnp.float32(0), ValueError, "two samples"),
+        (jnp.zeros(2), jnp.zeros(3), ValueError, r"one shape.*\(2,\).*\(3,\)"),
+        (jnp.zeros(2, int), jnp.zeros(2), TypeError, "losses"),
+        (jnp.zeros(2), jnp.zeros(2, int), TypeError, "log_probs"),
+    ],
+)
+def test_leave_one_out_refuses_by_name(losses, log_probs, error, match):
+    with pytest.raises(error, match=match):
+        gs.leave_one_out_reinforce(losses, log_probs)
