@@ -127,60 +127,6 @@ def assert_one_hot(sample, dtype):
     np.testing.assert_array_equal(sample.astype(np.float32).sum(-1), 1)
 
 
-# --- law ---------------------------------------------------------------------------------------
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def counts_of_draws(logits, draws):
-    """Of the hard sample and, under another key, of the index."""
-    rows = jnp.broadcast_to(logits, (draws, *logits.shape))
-    sample = gs.gumbel_softmax(KEY, rows, 0.1, hard=True)
-    index = gs.gumbel_max(jax.random.key(8), rows)
-    return (sample == 1).sum(0, dtype=jnp.int32), jnp.bincount(index, length=logits.size)
-
-
-def assert_law(logits, draws):
-    possible = special.softmax(np.asarray(logits, np.float64))
-    kept = possible > 1e-12
-    for counts in map(np.asarray, counts_of_draws(logits, draws)):
-        assert counts.sum() == draws and np.all(counts[~kept] == 0)
-        assert stats.chisquare(counts[kept], draws * possible[kept]).pvalue > FALSE_ALARM
-
-
-@pytest.mark.parametrize(
-    ("logits", "draws"),
-    [
-        ([0.3, 0.0], 10**6),
-        ([2.0, -1.0, 0.5, 0.0, -6.0, 1e4 - 1e4], 10**6),
-        ([0.0] * 1000, 20_000),
-        ([1e4, 1e4 - 16.0, 1e4, 0.0], 10**6),
-    ],
-    ids=["two", "six", "thousand", "shifted"],
-)
-@dtypes
-def test_hard_samples_follow_the_categorical_law(dtype, logits, draws):
-    assert_law(jnp.asarray(logits, dtype), draws)
-
-
-def test_hard_samples_of_float64_logits_follow_the_categorical_law():
-    with jax.enable_x64(True):
-        assert_law(jnp.array([2.0, -1.0, 0.5, 0.0], jnp.float64), 300_000)
-
-
-def test_huge_and_infinite_equal_logits_share_the_mass():
-    for value in (1e9, -1e9, 3.4028235e38, np.inf):
-        logits = jnp.array([value, value, -np.inf, value], jnp.float32)
-        for counts in map(np.asarray, counts_of_draws(logits, 200_000)):
-            assert counts[2] == 0
-            assert stats.chisquare(counts[[0, 1, 3]]).pvalue > FALSE_ALARM
-
-
-def test_a_shift_of_the_logits_changes_no_index():
-    logits = jnp.broadcast_to(jnp.array([0.0, 64.0, 64.0, 0.0]), (1000, 4))
-    shifted = logits + 2.0**29  # exact: 64 is the spacing of float32 there
-    np.testing.assert_array_equal(gs.gumbel_max(KEY, shifted), gs.gumbel_max(KEY, logits))
-
-
 # --- one index, one-hot bits -------------------------------------------------------------------
 
 
@@ -243,16 +189,6 @@ def test_typed_and_old_style_keys_vmap_over_keys_and_a_loop_agree():
         np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(one, batched, rtol=0, atol=8 * 2.0**-23)
     assert np.all(np.isin(looped[1], [0, 1])) and len(np.unique(looped[0])) > 40
-
-
-def test_each_axis_gives_the_law_along_that_axis():
-    logits = jnp.log(jnp.array([0.2, 0.3, 0.5])).reshape(3, 1)
-    rows = jnp.broadcast_to(logits, (20_000, 3, 2))
-    counts = np.asarray(gs.gumbel_softmax(KEY, rows, hard=True, axis=1).sum(0))
-    assert counts.sum() == 40_000
-    for column in counts.T:
-        assert stats.chisquare(column, [4000, 6000, 10_000]).pvalue > FALSE_ALARM
-    np.testing.assert_array_equal(gs.gumbel_max(KEY, rows, axis=-2).shape, (20_000, 2))
 
 
 # --- excluded classes, extreme logits, bad rows ------------------------------------------------
