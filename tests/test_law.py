@@ -168,19 +168,28 @@ def test_each_axis_gives_the_law_along_that_axis():
             assert follow(column, np.array([0.2, 0.3, 0.5]))
 
 
+TEMPERATURES = jnp.array([1e-3, 1.0, 100.0, 1e4])
+
+
 @dtypes
 def test_the_index_is_the_same_at_every_temperature(dtype):
     """So its law is too. Read off the relaxed sample, it is not: a hot one has ties."""
-    rows = jnp.broadcast_to(jnp.asarray(SKEWED, dtype), (20_000, 5))
-    index = gs.gumbel_max(KEY, rows)
+
+    @jax.jit
+    def draw(logits, temperatures):
+        rows = jnp.broadcast_to(logits, (20_000, 5))
+        index = gs.gumbel_max(KEY, rows)
+        hard = lax.map(lambda t: gs.gumbel_softmax(KEY, rows, t, hard=True), temperatures)
+        per_row = jnp.resize(temperatures, (20_000, 1))
+        mixed = gs.gumbel_softmax(KEY, rows, per_row, hard=True)
+        hottest = gs.gumbel_softmax(KEY, rows, temperatures[-1])
+        return index, hard, mixed, hottest.argmax(-1)
+
+    index, hard, mixed, of_relaxed = draw(jnp.asarray(SKEWED, dtype), TEMPERATURES)
     expected = np.eye(5)[np.asarray(index)]
-    draw = jax.jit(gs.gumbel_softmax, static_argnames="hard")
-    for temperature in (1e-3, 1.0, 100.0, 1e4):
-        hard = draw(KEY, rows, temperature, hard=True)
-        np.testing.assert_array_equal(hard, expected, err_msg=f"temperature {temperature}")
-    per_row = jnp.asarray(np.resize([1e-3, 1.0, 100.0, 1e4], (20_000, 1)), jnp.float32)
-    np.testing.assert_array_equal(draw(KEY, rows, per_row, hard=True), expected)
-    assert not np.array_equal(draw(KEY, rows, 1e4, hard=False).argmax(-1), index)
+    for sample in (*hard, mixed):
+        np.testing.assert_array_equal(sample, expected)
+    assert not np.array_equal(of_relaxed, index)
 
 
 @pytest.mark.parametrize(
@@ -320,10 +329,10 @@ def test_binary_samples_follow_the_sigmoid_of_the_rounded_logits(dtype):
 @dtypes
 def test_the_bit_is_the_same_at_every_temperature(dtype):
     logits = jnp.broadcast_to(jnp.asarray([0.3, -4.0, 9.0], dtype), (20_000, 3))
-    draw = jax.jit(functools.partial(gs.gumbel_sigmoid, hard=True))
-    expected = draw(KEY, logits, 1.0)
-    for temperature in (1e-3, 100.0, 1e4):
-        np.testing.assert_array_equal(draw(KEY, logits, temperature), expected)
+    draw = jax.jit(lambda t: gs.gumbel_sigmoid(KEY, logits, t, hard=True))
+    expected = draw(1.0)
+    for temperature in TEMPERATURES:
+        np.testing.assert_array_equal(draw(temperature), expected)
 
 
 # --- without replacement -----------------------------------------------------------------------
