@@ -79,10 +79,9 @@ def chosen(index, num_classes):
 
 
 def hard_and_index(key, logits):
-    """Two independent draws: the one-hot sample and the index, ``[draws, 2, K]``."""
-    of_hard, of_index = jax.random.split(key)
-    hard = gs.gumbel_softmax(of_hard, logits, 0.1, hard=True) == 1
-    index = chosen(gs.gumbel_max(of_index, logits), logits.shape[-1])
+    """The one-hot sample and the index, by one key: ``[draws, 2, K]``."""
+    hard = gs.gumbel_softmax(key, logits, 0.1, hard=True) == 1
+    index = chosen(gs.gumbel_max(key, logits), logits.shape[-1])
     return jnp.stack([hard, index], 1)
 
 
@@ -99,11 +98,11 @@ def textbook(key, logits):
 SKEWED = np.log([0.9, 0.09, 0.009, 0.0009, 0.0001])
 LAWS = {
     "two": ([0.3, 0.0], 10**6),
-    "skewed": (SKEWED, 4 * 10**6),
-    "ten_equal": ([0.0] * 10, 500_000),
+    "skewed": (SKEWED, 2 * 10**6),
+    "ten_equal": ([0.0] * 10, 200_000),
     "thousand_equal": ([0.0] * 1000, 40_000),
-    "excluded": ([2.0, -1.0, -np.inf, 0.5, 0.0], 10**6),
-    "large": ([1e4, 1e4 - 8.0, 1e4, 0.0], 10**6),
+    "excluded": ([2.0, -1.0, -np.inf, 0.5, 0.0], 200_000),
+    "large": ([1e4, 1e4 - 8.0, 1e4, 0.0], 500_000),
 }
 
 
@@ -277,8 +276,8 @@ def test_from_noise_of_half_precision_it_would_not(dtype):
 
 @rare
 def test_one_in_a_million_comes_from_float32_logits(name):
-    draws = 2 * 10**8 // np.count_nonzero(RARE[name][1])
-    assert_rare(name, 1e-6, draws, jnp.float32, wrong=0.5)
+    draws = 16 * 10**7 // np.count_nonzero(RARE[name][1])
+    assert_rare(name, 1e-6, draws, jnp.float32, wrong=0.45)
 
 
 def law_of_textbook(probability):
