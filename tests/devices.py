@@ -20,12 +20,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gs_modules as gs
+from gs_modules._noise import explicit_sharding, gumbel_noise_like
 
 
 def noise(key, logits, temperature):
     """The bits of the noise, 0 at a NaN, so that it is sharded as the logits are."""
     del temperature
-    drawn = gs.gumbel_noise(key, logits.shape)
+    drawn = gumbel_noise_like(key, logits.astype(jnp.float32))
     return lax.bitcast_convert_type(jnp.where(jnp.isnan(logits), 0, drawn), jnp.int32)
 
 
@@ -108,7 +109,8 @@ def with_gradients(draw, key, logits, temperature):
         drawn = jax.tree.leaves(draw(key, logits, temperature))
         total = jnp.float32(0)
         for leaf in filter(is_floating, drawn):
-            position = lax.broadcasted_iota(jnp.int32, leaf.shape, leaf.ndim - 1)
+            axis, sharding = leaf.ndim - 1, explicit_sharding(leaf)
+            position = lax.broadcasted_iota(jnp.int32, leaf.shape, axis, out_sharding=sharding)
             weights = (position % (2 * LARGEST_WEIGHT + 1) - LARGEST_WEIGHT).astype(leaf.dtype)
             total += jnp.sum(weights * leaf, dtype=jnp.float32)
         return total, drawn
@@ -144,14 +146,13 @@ def on_eight_devices():
     jax.config.update("jax_num_cpu_devices", 8)
     results, programs = {}, {}
     for layout in LAYOUTS:
-        arguments = sharded_inputs(layout)
-        with jax.set_mesh(arguments[1].sharding.mesh):  # a gather asks for it where it is explicit
-            results[label(layout)] = jax.device_get(jax.jit(everything)(*arguments))
+        results[label(layout)] = jax.device_get(jax.jit(everything)(*sharded_inputs(layout)))
     for layout in ALONE:
         results[label(layout)] = {}
         for name, draw in DRAWS.items():
             arguments = sharded_inputs(layout)
             function = jax.jit(functools.partial(with_gradients, draw))
+            # With it, a new array on explicit axes is whole unless it is given a sharding.
             with jax.set_mesh(arguments[1].sharding.mesh):
                 compiled = function.lower(*arguments).compile()
                 results[label(layout)][name] = jax.device_get(compiled(*arguments))

@@ -1,8 +1,7 @@
-"""The samples: their law, their bits, their edge cases and their derivatives.
+"""The samples: their bits, their edge cases and their derivatives; ``test_law.py`` has their law.
 
 The oracle of values and derivatives is ``relaxed``, a float64 softmax in NumPy at the library's
-noise, differentiated by central differences. Statistical tests have fixed keys and fail by chance
-with a probability of 1e-6, unless they say 5 standard errors (6e-7).
+noise, differentiated by central differences.
 """
 
 import functools
@@ -18,7 +17,6 @@ from scipy import integrate, special, stats
 
 import gs_modules as gs
 
-FALSE_ALARM = 1e-6
 KEY = jax.random.key(7)
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 LOGITS = jnp.array([[0.5, -1.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0], [3.0, -3.0, 1.0, 0.25]])
