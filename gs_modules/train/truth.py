@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gs_modules import gumbel_max
+from gs_modules import categorical_log_prob, gumbel_max, leave_one_out_reinforce
 from gs_modules.train.blocks import BLOCKS, block_size, squared_norm, standard_error
 
 Loss = Callable[[jax.Array], jax.Array]
@@ -157,11 +157,6 @@ def _leave_one_out_blocks(loss: Loss, keys: jax.Array, logits: jax.Array) -> jax
 
 
 def _leave_one_out(loss: Loss, keys: jax.Array, logits: jax.Array) -> jax.Array:
-    """REINFORCE, whose baseline for a sample is the mean loss of the others.
-
-    ``mean_i (loss_i - mean_{j != i} loss_j) (D_i - softmax(logits))``; as the first factors sum to
-    0, the softmax drops out.
-    """
     classes = logits.shape[-1]
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -169,6 +164,9 @@ def _leave_one_out(loss: Loss, keys: jax.Array, logits: jax.Array) -> jax.Array:
         return index, loss(jax.nn.one_hot(index, classes, dtype=logits.dtype))
 
     index, losses = lax.map(draw, keys, batch_size=min(TOGETHER, len(keys)))
-    advantage = (losses - losses.mean(0, keepdims=True)) / (len(keys) - 1)
-    chosen = jax.nn.one_hot(index, classes, dtype=bool)
-    return jnp.where(chosen, advantage[..., None, None], 0).sum(0)
+
+    def objective(logits: jax.Array) -> jax.Array:
+        log_probs = jax.vmap(categorical_log_prob, (0, None))(index, logits).sum(-1)
+        return leave_one_out_reinforce(losses, log_probs).sum()
+
+    return jax.grad(objective)(logits)
