@@ -76,7 +76,8 @@ def gumbel_log_odds(
         temperature: positive; broadcasts to ``logits``.
 
     Returns:
-        float32 (float64 for float64 logits), of the shape of ``logits``.
+        float32 (float64 for float64 logits), of the shape of ``logits``; infinite, with gradient 0,
+        where it overflows.
 
     Raises:
         TypeError: as ``gumbel_sigmoid``.
@@ -115,7 +116,8 @@ def relaxed_categorical_log_prob(
 
     Returns:
         float32 (float64 for float64 logits), in nats, the shape of ``logits`` without ``axis``.
-        Excluded classes do not count; a row with at most one class left gives 0.
+        Excluded classes do not count, nor do those whose log-weight or logit is infinitely below
+        the largest; a row with at most one class left gives 0.
 
     Raises:
         TypeError: an argument is not floating, ``where`` is not boolean.
@@ -148,7 +150,8 @@ def relaxed_bernoulli_log_prob(
         temperature: T, positive; broadcasts to ``logits``.
 
     Returns:
-        float32 (float64 for float64 logits), in nats, of the shape of ``logits``.
+        float32 (float64 for float64 logits), in nats, of the shape of ``logits``; 0 with gradient 0
+        where a log-odds is infinite: the choice is certain.
 
     Raises:
         TypeError: an argument is not floating.
@@ -193,7 +196,9 @@ def relaxed_categorical_kl(
         where: boolean mask that broadcasts to ``logits``; False excludes a class from both.
 
     Returns:
-        float32 (float64 for float64 logits), the shape of ``logits`` without ``axis``.
+        float32 (float64 for float64 logits), the shape of ``logits`` without ``axis``. A class that
+        the posterior excludes is left out of the prior too: the relaxed prior gives no mass to a
+        face of the simplex, and the divergence would always be infinite.
 
     Raises:
         TypeError: as ``relaxed_categorical_log_prob``.
@@ -210,6 +215,8 @@ def relaxed_categorical_kl(
         prior_temperature = temperature
     prior = _arguments.prior_like(prior_logits, array)
     prior = prior.astype(_arguments.computing_dtype(array.dtype))
+    log_sample = _same_shape("log_sample", log_sample, array)
+    mask = ~_is_left_out(log_sample, computing_logits(array, mask), axis)
     options = {"axis": axis, "where": mask}
     posterior = relaxed_categorical_log_prob(log_sample, array, temperature, **options)
     return posterior - relaxed_categorical_log_prob(log_sample, prior, prior_temperature, **options)
@@ -232,9 +239,11 @@ def _gumbel_log_softmax(key, logits, temperature, where, axis):
     logits = computing_logits(logits, where)
     noise = gumbel_noise_like(key, logits)
     scores = perturbed(lax.stop_gradient(logits), noise, axis)
-    is_excluded = scores == -jnp.inf
-    scores = with_derivative_of(jnp.where(is_excluded, 0, scores), logits)
-    tempered = scores / positive_or_nan(temperature)
+    below_largest = scores - jnp.max(scores, axis, keepdims=True)
+    temperature = positive_or_nan(temperature)
+    is_excluded = (scores == -jnp.inf) | (below_largest / temperature == -jnp.inf)
+    below_largest = with_derivative_of(jnp.where(is_excluded, 0, below_largest), logits)
+    tempered = _divided(below_largest, temperature)
     log_sample = log_probabilities(jnp.where(is_excluded, -jnp.inf, tempered), axis)
     return jnp.where(is_excluded, -jnp.inf, log_sample)
 
@@ -242,17 +251,28 @@ def _gumbel_log_softmax(key, logits, temperature, where, axis):
 @functools.partial(jax.jit, inline=True)
 def _gumbel_log_odds(key, logits, temperature):
     logits = computing_logits(logits, None)
-    noise = logistic_noise_like(key, logits)
-    return (logits + noise) / positive_or_nan(temperature)
+    score = logits + logistic_noise_like(key, logits)
+    temperature = positive_or_nan(temperature)
+    is_certain = jnp.isinf(score / temperature)
+    finite = _divided(jnp.where(is_certain, 0, score), temperature)
+    return jnp.where(is_certain, jnp.copysign(jnp.inf, score), finite)
+
+
+def _divided(score, temperature):
+    """Twice by the root: the derivative of one division has a square that overflows when cold."""
+    root = jnp.sqrt(temperature)
+    return score / root / root
 
 
 @functools.partial(jax.jit, static_argnums=4, inline=True)
 def _relaxed_categorical_log_prob(log_sample, logits, temperature, where, axis):
     logits = computing_logits(logits, where)
     temperature = positive_or_nan(temperature)
-    is_excluded = logits == -jnp.inf
-    tempered = temperature * jnp.where(is_excluded, 0, log_sample)
-    log_p = log_probabilities(jnp.where(is_excluded, -jnp.inf, logits - tempered), axis)
+    is_excluded = _is_left_out(log_sample, logits, axis)
+    below_largest = perturbed(lax.stop_gradient(logits), None, axis)
+    below_largest = with_derivative_of(jnp.where(is_excluded, 0, below_largest), logits)
+    tempered = below_largest - temperature * jnp.where(is_excluded, 0, log_sample)
+    log_p = log_probabilities(jnp.where(is_excluded, -jnp.inf, tempered), axis)
     count = jnp.sum(~is_excluded, axis, keepdims=True).astype(logits.dtype)
     others = jnp.maximum(count - 1, 0)
     constant = lax.lgamma(others + 1) + others * jnp.log(temperature)
@@ -260,8 +280,17 @@ def _relaxed_categorical_log_prob(log_sample, logits, temperature, where, axis):
     return jnp.squeeze(jnp.where(count == 0, 0, log_prob), axis)
 
 
+def _is_left_out(log_sample, logits, axis):
+    """Excluded classes, and those infinitely below the largest: beside a logit of +inf, say."""
+    is_below = perturbed(lax.stop_gradient(logits), None, axis) == -jnp.inf
+    return is_below | (log_sample == -jnp.inf)
+
+
 @functools.partial(jax.jit, inline=True)
 def _relaxed_bernoulli_log_prob(log_odds, logits, temperature):
     temperature = positive_or_nan(temperature)
-    a = computing_logits(logits, None) - temperature * log_odds
-    return jnp.log(temperature) + a - 2 * jax.nn.softplus(a)
+    logits = computing_logits(logits, None)
+    is_certain = jnp.isinf(logits) | jnp.isinf(log_odds)
+    a = jnp.where(is_certain, 0, logits) - temperature * jnp.where(is_certain, 0, log_odds)
+    log_prob = jnp.log(temperature) + a - 2 * jax.nn.softplus(a)
+    return jnp.where(is_certain, 0, log_prob)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -145,8 +144,11 @@ class DecoupledStraightThrough(_CategoricalEstimator):
 
     def __post_init__(self):
         value = _number("backward_temperature", self.backward_temperature)
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"backward_temperature must be positive and finite, got {value!r}")
+        limits = np.finfo(np.float32)
+        if not float(limits.tiny) <= value <= float(limits.max):
+            raise ValueError(
+                f"backward_temperature must be positive and finite in float32, got {value!r}"
+            )
         object.__setattr__(self, "backward_temperature", value)
         _arguments.static_bool("hard", self.hard)
 
@@ -222,8 +224,8 @@ class GappedStraightThrough(_CategoricalEstimator):
 
     def __post_init__(self):
         value = _number("gap", self.gap)
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"gap must be non-negative and finite, got {value!r}")
+        if not 0 <= value <= float(np.finfo(np.float32).max):
+            raise ValueError(f"gap must be non-negative and finite in float32, got {value!r}")
         object.__setattr__(self, "gap", value)
 
     def _sample(self, key, logits, temperature, axis):
@@ -253,7 +255,9 @@ class ReinMax(_CategoricalEstimator):
     """
 
     def _check(self, temperature):
-        if not isinstance(temperature, Tracer) and (coldest := np.min(temperature)) < 1:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(temperature)):
+            return
+        if (coldest := np.min(temperature)) < 1:
             raise ValueError(
                 f"temperature of ReinMax must be at least 1, got {coldest}; for a smaller one use "
                 f"StraightThrough or GappedStraightThrough"

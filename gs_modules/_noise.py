@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,25 @@ def gumbel_noise(
         Noise of ``shape`` and ``dtype``.
 
     Raises:
-        TypeError: ``dtype`` is not floating-point.
+        TypeError: ``dtype`` is not floating-point, ``shape`` is not of integers.
+        ValueError: ``shape`` is negative.
 
     Example:
         >>> gumbel_noise(jax.random.key(0), (2, 3)).shape
         (2, 3)
     """
     dtype = _arguments.result_dtype(dtype, jnp.float32)
-    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-    return _gumbel_noise(key, shape, dtype)
+    return _gumbel_noise(key, _sizes(shape), dtype)
+
+
+def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        sizes = tuple(map(operator.index, shape if np.iterable(shape) else (shape,)))
+    except TypeError:
+        raise TypeError(f"shape must be an integer or integers, got {shape!r}") from None
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"shape must not be negative, got {shape!r}")
+    return sizes
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)

@@ -9,7 +9,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
@@ -90,12 +92,12 @@ def categorical_log_prob(
     Returns:
         float32 (float64 for float64 logits), in nats, the shape of ``index``; ``-inf`` for an
         excluded class. 0 with gradient 0 for the -1 of a row with no class left, NaN for that of
-        a row with a NaN logit.
+        a row with a NaN logit and for a traced index that is out of range.
 
     Raises:
         TypeError: ``logits`` are not floating, ``index`` is not integer, ``where`` not boolean.
-        ValueError: ``index`` has another shape; there is no class, ``axis`` is out of range,
-            ``where`` does not broadcast.
+        ValueError: ``index`` has another shape, or a concrete one is out of range; there is no
+            class, ``axis`` is out of range, ``where`` does not broadcast.
 
     Example:
         >>> round(categorical_log_prob(jnp.array(1), jnp.zeros(4)).item(), 6)  # -log 4
@@ -111,6 +113,9 @@ def categorical_log_prob(
             f"index of shape {chosen.shape} must have the shape of logits, {array.shape}, without "
             f"axis {axis}: {shape}"
         )
+    num_classes = array.shape[axis]
+    if not isinstance(chosen, Tracer) and np.any((chosen < -1) | (chosen >= num_classes)):
+        raise ValueError(f"index must be in 0 .. {num_classes - 1} (-1: no class), got {index!r}")
     return _categorical_log_prob(chosen, array, mask, axis)
 
 
@@ -191,8 +196,12 @@ def _categorical_log_prob(index, logits, where, axis):
     position = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
     is_chosen = position == jnp.expand_dims(index, axis).astype(jnp.int32)
     chosen = jnp.sum(jnp.where(is_chosen, log_p, 0), axis)
-    is_nan = jnp.any(jnp.isnan(logits), axis)
-    return jnp.where(is_nan, jnp.nan, chosen)
+    # An excluded class is chosen with probability 0 whatever the logits of the others.
+    chosen = jnp.where(chosen == -jnp.inf, -jnp.inf, chosen)
+    is_empty = jnp.all(logits == -jnp.inf, axis)
+    without_class = jnp.where(is_empty & (index == -1), 0, jnp.nan)
+    log_prob = jnp.where(jnp.any(is_chosen, axis), chosen, without_class)
+    return jnp.where(jnp.any(jnp.isnan(logits), axis), jnp.nan, log_prob)
 
 
 @functools.partial(jax.jit, inline=True)

@@ -20,6 +20,7 @@ from gs_modules._relaxed import (
     none_if_zero,
     perturbed,
     positive_or_nan,
+    relaxed,
     softmax_tangent,
     with_derivative_of,
 )
@@ -42,7 +43,8 @@ def gumbel_top_k(
     Plackett-Luce draw. The relaxed sample is the sum of k successive softmaxes, ``a_1 = logits +
     G``, ``p_j = softmax(a_j / temperature)``, ``a_{j+1} = a_j + log(1 - p_j)``; its weights sum to
     k, and one may exceed 1. With ``hard=True`` the k-hot sample itself, with the derivative of the
-    relaxed one at the same noise. For k = 1 it is ``gumbel_softmax``.
+    relaxed one at the same noise. For k = 1 it is ``gumbel_softmax``; for more, second derivatives
+    to the temperature are finite from 1e-10 on.
 
     Args:
         key: a typed or an old-style key; used once.
@@ -94,7 +96,10 @@ def _checked_k(k: int, num_classes: int) -> int:
 def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
     logits = computing_logits(logits, where)
     noise = gumbel_noise_like(key, logits)
-    soft = _relaxed_k_hot(logits, noise, temperature, k, axis)
+    if k == 1:
+        soft = relaxed(logits, noise, temperature, axis)
+    else:
+        soft = _relaxed_k_hot(key, logits, temperature, k, axis)
     return with_derivative_of(_k_hot(logits, noise, temperature, k, axis), soft) if hard else soft
 
 
@@ -112,15 +117,16 @@ def _k_hot(logits, noise, temperature, k, axis):
     return jnp.where(is_nan_row(first, temperature), jnp.nan, sample)
 
 
-@functools.partial(jax.checkpoint, static_argnums=(3, 4))  # keeps its arguments, not k rounds
-def _relaxed_k_hot(logits, noise, temperature, k, axis):
+@functools.partial(jax.checkpoint, static_argnums=(3, 4))
+def _relaxed_k_hot(key, logits, temperature, k, axis):
+    """Keeps the logits and the key for the backward pass, not the noise and not k rounds."""
+
     def next_round(scores, _):
         weights, *scores = _successive_softmax(*scores, temperature, axis)
         return tuple(scores), weights
 
     is_possible = logits != -jnp.inf
-    # The select also gives the noise the sharding of the logits, as a carry of the scan needs.
-    extra = with_derivative_of(jnp.where(is_possible, noise, 0), logits)
+    extra = with_derivative_of(gumbel_noise_like(key, logits), logits)
     scores = (lax.stop_gradient(logits), extra)
     weights = lax.scan(next_round, scores, length=k)[1].sum(0)
     count = jnp.sum(is_possible, axis, keepdims=True)
@@ -206,8 +212,8 @@ def _successive_softmax_jvp(axis, primals, tangents):
     rest_of_extra = jnp.sum(jnp.where(r.rest == 0, 0, r.rest * of_extra), axis, keepdims=True)
     of_first = r.softmax * (rest_of_extra - jnp.where(r.is_first, of_extra, 0)) / temperature
     if of_temperature is not None:
-        finite = float(jnp.finfo(extra.dtype).max)
-        slope = jnp.clip(r.below_first / temperature / temperature, -finite, finite)
+        steepest = float(jnp.finfo(extra.dtype).max) ** 0.65  # its own derivative is finite too
+        slope = jnp.clip(r.below_first / temperature / temperature, -steepest, steepest)
         slope = jnp.sum(jnp.where(r.rest == 0, 0, r.rest * slope), axis, keepdims=True)
         of_first -= of_temperature * r.softmax * slope
     of_rest = -of_softmax / (1 - jnp.where(r.is_first, 0, r.softmax))

@@ -164,3 +164,50 @@ def test_half_logits_are_computed_in_float32_and_a_bad_temperature_is_nan():
     assert gs.gumbel_log_odds(KEY, logits, 0.5).dtype == jnp.float32
     traced = jax.jit(lambda t: gs.relaxed_categorical_log_prob(log_sample, logits, t))
     assert np.all(np.isnan(traced(-1.0)))
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.5, 1.0])
+def test_infinite_logits_and_classes_without_mass_give_no_nan(temperature):
+    rows = np.array(
+        [
+            [-np.inf, 0.0, 1.0],
+            [-np.inf, -np.inf, 0.0],
+            [-np.inf, -np.inf, -np.inf],
+            [np.inf, 0.0, -1.0],
+            [np.inf, np.inf, 0.0],
+        ],
+        np.float32,
+    )
+
+    @jax.jit
+    def everything(logits, temperature):
+        def categorical(logits, temperature):
+            x = gs.gumbel_log_softmax(KEY, logits, temperature)
+            log_prob = gs.relaxed_categorical_log_prob(x, logits, temperature)
+            return log_prob + gs.relaxed_categorical_kl(x, logits, temperature)
+
+        def binary(logits, temperature):
+            z = gs.gumbel_log_odds(KEY, logits, temperature)
+            return gs.relaxed_bernoulli_log_prob(z, logits, temperature)
+
+        values = categorical(logits, temperature), binary(logits, temperature)
+        gradients = [
+            jax.grad(lambda x, t, f=f: f(x, t).sum(), (0, 1))(logits, temperature)
+            for f in (categorical, binary)
+        ]
+        return values, gradients
+
+    values, gradients = everything(rows, jnp.float32(temperature))
+    for leaf in jax.tree.leaves((values, gradients)):
+        assert np.all(np.isfinite(leaf))
+    # at most one class, or one infinitely above the others: certain, so nothing to pay
+    np.testing.assert_array_equal(values[0][1:4], 0)
+    np.testing.assert_array_equal(values[1][np.isinf(rows)], 0)
+    np.testing.assert_array_equal(gradients[0][0][1:4], 0)
+
+
+def test_a_certain_log_sample_has_no_derivative_to_the_coldest_temperature():
+    def only(temperature):
+        return gs.gumbel_log_softmax(KEY, jnp.array([-np.inf, -np.inf, 0.0]), temperature)[2]
+
+    assert jax.grad(only)(jnp.float32(1e-38)) == 0

@@ -94,3 +94,12 @@ def test_shape_is_an_integer_or_a_sequence(shape):
 def test_dtypes_that_are_not_floating_are_refused(dtype):
     with pytest.raises(TypeError, match="float"):
         gumbel_noise(jax.random.key(0), (2,), dtype)
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"),
+    [(-1, ValueError), ((2, -1), ValueError), (2.5, TypeError), ("a", TypeError)],
+)
+def test_impossible_shapes_are_refused_by_name(shape, error):
+    with pytest.raises(error, match="shape must"):
+        gumbel_noise(jax.random.key(0), shape)

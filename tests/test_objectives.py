@@ -220,3 +220,16 @@ def test_leave_one_out_is_the_mean_loss_and_differentiates_the_loss_itself():
 def test_leave_one_out_refuses_by_name(losses, log_probs, error, match):
     with pytest.raises(error, match=match):
         gs.leave_one_out_reinforce(losses, log_probs)
+
+
+def test_log_prob_of_an_excluded_class_has_no_gradient_and_of_no_class_is_refused():
+    logits = jnp.array([-INF, 0.0])
+    log_prob, gradient = jax.value_and_grad(lambda x: gs.categorical_log_prob(jnp.array(0), x))(
+        logits
+    )
+    assert log_prob == -INF
+    np.testing.assert_array_equal(gradient, 0)
+    for index in (2, -2):
+        with pytest.raises(ValueError, match=r"index must be in 0 \.\. 1"):
+            gs.categorical_log_prob(jnp.array(index), logits)
+        assert np.isnan(jax.jit(gs.categorical_log_prob)(index, logits))

@@ -206,7 +206,7 @@ def test_bad_rows_are_what_is_promised_and_touch_no_other():
         np.testing.assert_array_equal(result[[0, 5]], value[[0, 5]])
 
 
-@dtypes
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 def test_a_hard_sample_is_the_same_bits_however_it_is_asked_for(dtype):
     logits = jax.random.normal(jax.random.key(1), (200, 9), dtype)
 
@@ -228,8 +228,8 @@ def test_a_hard_sample_is_the_same_bits_however_it_is_asked_for(dtype):
     np.testing.assert_array_equal(nested[0], gs.gumbel_softmax(KEY, logits, hard=True))
 
 
-def test_the_backward_pass_keeps_no_array_a_round():
+def test_the_backward_pass_keeps_one_array_whatever_k():
     logits = jnp.zeros((64, 32))
     _, backward = jax.vjp(lambda x: gs.gumbel_top_k(KEY, x, 8), logits)
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(backward) if isinstance(leaf, jax.Array))
-    assert kept <= 3 * logits.nbytes
+    assert kept <= logits.nbytes + 64

@@ -198,11 +198,15 @@ def test_a_hundred_annealing_steps_compile_once(framework, module):
 # --- randomness --------------------------------------------------------------------------------
 
 
+ESTIMATORS = [
+    cls(0.8) if cls is gs.DecoupledStraightThrough else cls() for cls in gs.ESTIMATORS.values()
+]
+
+
 @every_module
-@pytest.mark.parametrize("estimator", gs.ESTIMATORS.values(), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 def test_an_explicit_key_gives_the_numbers_of_the_core(framework, module, estimator, dtype):
-    estimator = estimator()
     built, params, state = started(framework, module, estimator=estimator)
     weights = jnp.arange(CLASSES * LATENTS, dtype=dtype).reshape(1, -1)
 
