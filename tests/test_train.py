@@ -7,17 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from gs_modules import CodeUsage
 from gs_modules.train import bound, cli, data, models
 from gs_modules.train.config import load
 from gs_modules.train.loop import Trainer
+from gs_modules.train.report import write_figures
 from gs_modules.train.run_directory import parameters_sha256
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
@@ -36,6 +39,7 @@ SMALL = {
     "training.checkpoint_every": "20",
     "training.evaluation_samples": "2",
 }
+COMMAND = [sys.executable, "-c", "import sys, gs_modules.train.cli as c; sys.exit(c.main())"]
 METRICS = {
     "step", "split", "neg_elbo", "reconstruction", "kl", "temperature", "perplexity", "codes_used",
     "steps_per_second",
@@ -136,11 +140,16 @@ def long_command(run):
     config = run.parent / "small.yaml"
     config.write_text("")
     options = flags(training__steps=1000, training__checkpoint_every=1000)
-    program = "import gs_modules.train.cli as cli; exit(cli.main())"
-    return [sys.executable, "-c", program, "train", str(config), "--run-dir", str(run), *options]
+    return [*COMMAND, "train", str(config), "--run-dir", str(run), *options]
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+stopping_signals = pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+INTERRUPTED = "interrupted; the same command continues from what was saved\n"
+
+
+@stopping_signals
 def test_a_process_stopped_by_a_signal_saves_and_continues(
     number, exit_code, unbroken_run, tmp_path
 ):
@@ -160,6 +169,62 @@ def test_a_process_stopped_by_a_signal_saves_and_continues(
     assert without_speed(records_of(run)) == without_speed(records_of(unbroken_run))
     ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, unbroken_run))
     assert ours["parameters_sha256"] == theirs["parameters_sha256"]
+
+
+def started(command):
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@stopping_signals
+def test_a_second_signal_stops_at_once_even_a_compilation(number, exit_code, tmp_path):
+    run = tmp_path / "run"
+    with started(long_command(run)) as process:
+        wait_until((run / "metrics.jsonl").exists, process)  # made right before compiling
+        process.send_signal(number)
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=60)
+    assert said == "stopping after this chunk; once more stops now\n"
+    assert (process.returncode, rest, errors) == (exit_code, "", INTERRUPTED)
+
+
+@stopping_signals
+def test_a_signal_while_a_run_is_finished_stops_it_and_it_is_finished_again(
+    number, exit_code, unbroken_run, tmp_path
+):
+    run = tmp_path / "run"
+    metrics = run / "metrics.jsonl"
+    with started(long_command(run)) as process:
+        wait_until(lambda: metrics.exists() and '"test"' in metrics.read_text(), process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (exit_code, INTERRUPTED)
+    assert not (run / "summary.json").exists()
+    subprocess.run(long_command(run), check=True, capture_output=True)
+    assert without_speed(records_of(run)) == without_speed(records_of(unbroken_run))
+    assert len(list((run / "figures").glob("*.png"))) == 4
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
+    def half(figure, target, **options):
+        if isinstance(target, Path):
+            target.write_bytes(b"half a picture")
+        raise OSError("no space left")
+
+    trainer = build_trainer()
+    monkeypatch.setattr(Figure, "savefig", half)
+    params, records = trainer.init().best.params, []
+    with pytest.raises(OSError, match="no space"):
+        write_figures(tmp_path, trainer.model, params, trainer.data, records, jax.random.key(0))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -18,10 +18,12 @@ from gs_modules import ESTIMATORS
 
 try:
     from gs_modules.train.config import Config, ConfigError, load, option_names, print_config
+    from gs_modules.train.interruption import hearing, stop_now
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
 
 
+@hearing(stop_now)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options, overrides = _parse(arguments)
@@ -34,17 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # before the run can save, or a second one
-        again = "; the same command begins at the last checkpoint"
-        print(f"interrupted{again * (options.command == 'train')}", file=sys.stderr)
-        return 130
     except OSError as error:  # a folder that cannot be written, a full disk
         print(f"{error.filename or 'the run'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
 def _train(config: Config, options: argparse.Namespace) -> int:
-    # What stands on JAX takes seconds to import: a wrong config is refused before.
+    # These take seconds to import: a wrong config is refused before.
     from rich.console import Console
 
     from gs_modules.train.data import DataError

@@ -109,7 +109,8 @@ def compare_estimators(
         raise ConfigError([f"{error}"]) from None
     figure = draw(found, f"{config.data.name}: gradients by the logits, parameters {origin}")
     figure.savefig(output / "compare.png", dpi=120)
-    write_whole(output / "compare.json", json.dumps({**problem, **as_json(found)}, indent=2) + "\n")
+    document = json.dumps({**problem, **as_json(found)}, indent=2) + "\n"
+    write_whole(output / "compare.json", document.encode())
     _say(console, truth_in_words(found) + "\n")
     console.print(table(found))
     _say(console, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from gs_modules import CodeUsage, gumbel_max, gumbel_softmax
 from gs_modules.train.data import Dataset
 from gs_modules.train.models import Model, Params
+from gs_modules.train.run_directory import write_whole
 
 GRID = 10
 """Pictures are ``GRID`` columns wide."""
@@ -40,7 +42,9 @@ def write_figures(
         "code_usage.png": code_usage(drawn["counts"]),
     }
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=120)
+        write_whole(folder / name, picture.getvalue())
     return [folder / name for name in figures]
 
 

@@ -76,7 +76,7 @@ class RunDirectory:
             raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, to_yaml(config))
+            write_whole(self.config, to_yaml(config).encode())
 
     def records(self) -> list[dict[str, Any]]:
         """The metrics written so far."""
@@ -94,7 +94,8 @@ class RunDirectory:
                 break
             if record["step"] <= step and record["split"] != "test":
                 whole.append(record)
-        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in whole))
+        lines = "".join(json.dumps(record) + "\n" for record in whole)
+        write_whole(self.metrics, lines.encode())
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds lines to ``metrics.jsonl``."""
@@ -102,10 +103,10 @@ class RunDirectory:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes ``text`` so that no reader and no crash ever sees a part of it."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes ``content`` so that no reader and no crash ever sees a part of it."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

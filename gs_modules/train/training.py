@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from gs_modules.train import data, models
 from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.config import Config, ConfigError
+from gs_modules.train.interruption import hearing, stop_requests, stop_run
 from gs_modules.train.loop import Best, Trainer
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
 
@@ -27,6 +25,7 @@ class StoppedError(Exception):
         self.exit_code = 128 + signal_number
 
 
+@hearing(stop_run)
 def train(
     config: Config, directory: RunDirectory, console: Console, *, restart: bool = False
 ) -> None:
@@ -57,7 +56,11 @@ def train(
         _say(console, f"finished already; pictures: {directory.figures}")
         return
     trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
-    with open_checkpoints(directory.checkpoints) as checkpoints, _stop_requests() as requested:
+    # Requests are heard until the last checkpoint is written; what follows can be stopped anywhere.
+    with (
+        stop_requests(console) as requested,
+        open_checkpoints(directory.checkpoints) as checkpoints,
+    ):
         restored = snapshot = checkpoints.restore(trainer.init())
         step = int(restored.state.step)
         if step:
@@ -79,7 +82,9 @@ def train(
                 if stop or is_due or step == config.training.steps:
                     checkpoints.save(step, snapshot)
                 if stop:
-                    raise StoppedError(stop, step)
+                    break
+    if stop := requested():
+        raise StoppedError(stop, step)
     _finish(directory, trainer, snapshot.best, console)
 
 
@@ -100,32 +105,12 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
         **{record["split"]: record for record in records},
         "parameters_sha256": parameters_sha256(best.params),
     }
-    write_whole(directory.summary, json.dumps(summary, indent=2) + "\n")
+    write_whole(directory.summary, f"{json.dumps(summary, indent=2)}\n".encode())
     _say(
         console,
         f"test: negative ELBO {tested['neg_elbo']:.2f} nats, parameters of step {best.step}",
     )
     _say(console, f"pictures: {directory.figures}")
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[Callable[[], int]]:
-    """Ctrl-C and SIGTERM become a question to ask after each chunk; a second Ctrl-C interrupts."""
-    received: list[int] = []
-
-    def remember(number: int, _frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {
-        number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _progress(console: Console) -> Progress:
