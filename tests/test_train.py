@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ SMALL = {
     "training.checkpoint_every": "20",
     "training.evaluation_samples": "2",
 }
-COMMAND = [sys.executable, "-c", "import sys, gs_modules.train.cli as c; sys.exit(c.main())"]
+COMMAND = [sys.executable, "-c", "import sys, gs_modules_command as c; sys.exit(c.main())"]
 METRICS = {
     "step", "split", "neg_elbo", "reconstruction", "kl", "temperature", "perplexity", "codes_used",
     "steps_per_second",
@@ -211,6 +212,20 @@ def test_a_signal_while_a_run_is_finished_stops_it_and_it_is_finished_again(
     subprocess.run(long_command(run), check=True, capture_output=True)
     assert without_speed(records_of(run)) == without_speed(records_of(unbroken_run))
     assert len(list((run / "figures").glob("*.png"))) == 4
+
+
+@stopping_signals
+def test_a_signal_while_the_command_imports_is_one_line(number, exit_code):
+    command = [COMMAND[0], "-X", "importtime", *COMMAND[1:], "train", "--help"]
+    with started(command) as process:
+        assert process.stderr is not None
+        while not re.search(r"\bjax\.", line := process.stderr.readline()):
+            assert line, "the process ended before it imported JAX"
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    said = [line for line in errors.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, output) == (exit_code, "")
+    assert said == ["interrupted before the command began"]
 
 
 def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
