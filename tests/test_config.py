@@ -242,6 +242,15 @@ def test_faults_of_a_file(file, text, expected):
     assert refusals(file, text) == [f"c.yaml:{line}" for line in expected]
 
 
+IDX = "train-images-idx3-ubyte.gz, t10k-images-idx3-ubyte.gz; they come from "
+FILES = {
+    "mnist": IDX + "Yann LeCun's MNIST (yann.lecun.com/exdb/mnist), the four IDX .gz files",
+    "fashion_mnist": IDX + "Zalando Research's Fashion-MNIST "
+    "(github.com/zalandoresearch/fashion-mnist), the four IDX .gz files",
+    "static_mnist": "binarized_mnist_train.amat, binarized_mnist_valid.amat, "
+    "binarized_mnist_test.amat; they come from Hugo Larochelle's fixed binarisation of MNIST "
+    "(www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist), three .amat files or one .npz",
+}
 COSINE = "temperature:\n  kind: exponential\n  start: 0.9\n  rate: 1e-3\n  every: 5\n"
 
 
@@ -297,8 +306,8 @@ def test_flags_win_and_a_new_kind_drops_what_was_of_the_old_one(file):
         ("model: 5", [("model.num_latents", "3")],
          ["c.yaml:1: model: expected keys and values, got 5"]),
         ("", [("data.name", "mnist")],
-         ["--data.name: data.root: missing; mnist is read from files: write the folder that holds "
-          "them, such as 'root: data/mnist'"]),
+         ["--data.name: data.root: missing; mnist is read from a folder that holds "
+          f"{FILES['mnist']}"]),
     ],
 )  # fmt: skip
 def test_faults_of_flags(file, text, flags, expected):
@@ -306,22 +315,31 @@ def test_faults_of_flags(file, text, flags, expected):
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"digits"}))
-def test_a_data_set_of_files_needs_a_folder(file, name):
-    ask = (
-        f"{name} is read from files: write the folder that holds them, such as 'root: data/{name}'"
-    )
+def test_a_data_set_of_files_needs_a_folder(file, tmp_path, name):
     text = f"seed: -1\ndata:\n  name: {name}\n"
     seed = "c.yaml:1: seed: must be at least 0, got -1"
-    assert refusals(file, text) == [seed, f"c.yaml:2: data.root: missing; {ask}"]
+    missing = f"missing; {name} is read from a folder that holds {FILES[name]}"
+    assert refusals(file, text) == [seed, f"c.yaml:2: data.root: {missing}"]
     text += "  root: here\n"
-    fault = f"c.yaml:4: data.root: 'here' is not a folder; {ask}"
-    assert refusals(file, text) == [seed, fault]
+    no_folder = f"{tmp_path / 'here'} is not a folder; it must hold {FILES[name]}"
+    assert refusals(file, text) == [seed, f"c.yaml:4: data.root: {no_folder}"]
     Path("here").write_text("a file is no folder")
-    assert refusals(file, text) == [seed, fault]
+    assert refusals(file, text) == [seed, f"c.yaml:4: data.root: {no_folder}"]
     Path("here").unlink()
     Path("here").mkdir()
     assert given(file, text, ("seed", "0")).data.root == "here"
     assert load(None, [("data.name", name)], check_root=False).data.name == name
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - {"digits"}))
+def test_a_shipped_config_without_its_data_says_what_to_fetch(file, tmp_path, name):
+    del file  # for its empty folder
+    with pytest.raises(ConfigError) as refused:
+        load(CONFIGS / f"{name}.yaml")
+    root = load(CONFIGS / f"{name}.yaml", check_root=False).data.root
+    (fault,) = refused.value.lines
+    assert re.match(rf"\S+{name}.yaml:\d+: data.root: {tmp_path / root} is not a folder; ", fault)
+    assert fault.endswith(FILES[name])
 
 
 # Hostile YAML.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from gs_modules import ESTIMATORS, SCHEDULES
+from gs_modules.train.data import files_of, folder_of
 from gs_modules.train.sections import (
     Choice,
     Data,
@@ -265,11 +266,11 @@ def _check_root(source: Source) -> None:
         return
     if data.name == "digits":
         return
-    write_one = f"write the folder that holds them, such as 'root: data/{data.name}'"
     if data.root is None:
-        source.refuse(("data", "root"), f"missing; {data.name} is read from files: {write_one}")
-    elif not os.path.isdir(os.path.expanduser(data.root)):
-        reason = f"{shown(data.root)} is not a folder; {data.name} is read from files: {write_one}"
+        reason = f"missing; {data.name} is read from a folder that holds {files_of(data.name)}"
+        source.refuse(("data", "root"), reason)
+    elif not (folder := folder_of(data.root)).is_dir():
+        reason = f"{folder} is not a folder; it must hold {files_of(data.name)}"
         source.refuse(("data", "root"), reason)
 
 

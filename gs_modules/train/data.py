@@ -33,6 +33,13 @@ _ORIGIN = {
     "(www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist), three .amat files or one .npz",
 }
 
+_IDX = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
+_FILES = {
+    "mnist": _IDX,
+    "fashion_mnist": _IDX,
+    "static_mnist": {part: f"binarized_mnist_{part}.amat" for part in ("train", "valid", "test")},
+}
+
 # Images in each published part and the SHA-256 of its pixels, one byte each. Of the pixels, not of
 # the file, so that it holds for any compression; Fashion-MNIST comes under MNIST's file names.
 _PUBLISHED = {
@@ -135,7 +142,7 @@ def _digits(root: Root) -> Dataset:
 
 
 def _idx(name: str, root: Root) -> Dataset:
-    files = {"train": "train-images-idx3-ubyte.gz", "test": "t10k-images-idx3-ubyte.gz"}
+    files = _FILES[name]
     folder = _folder(name, root)
     if missing := [file for file in files.values() if not os.path.isfile(folder / file)]:
         raise _absent(name, folder, missing)
@@ -145,8 +152,8 @@ def _idx(name: str, root: Root) -> Dataset:
 
 def _static_mnist(root: Root) -> Dataset:
     name = "static_mnist"
+    files = _FILES[name]
     folder = _folder(name, root)
-    files = {part: f"binarized_mnist_{part}.amat" for part in ("train", "valid", "test")}
     if missing := [file for file in files.values() if not os.path.isfile(folder / file)]:
         archives = [path for path in sorted(folder.glob("*.npz")) if os.path.isfile(path)]
         found = {path: parts for path in archives if (parts := _read_npz(path))}
@@ -169,10 +176,20 @@ DATASETS: dict[str, Callable[[Root], Dataset]] = {
 }
 
 
+def folder_of(root: str | os.PathLike[str]) -> Path:
+    """The folder that a `root` means."""
+    return Path(os.path.abspath(os.path.expanduser(root)))
+
+
+def files_of(name: str) -> str:
+    """The files that a data set is read from and where they come from, for a message."""
+    return f"{', '.join(_FILES[name].values())}; they come from {_ORIGIN[name]}"
+
+
 def _folder(name: str, root: Root) -> Path:
     if root is None:
-        raise DataError(f"{name} needs data.root, the folder that holds {_ORIGIN[name]}")
-    return Path(os.path.abspath(os.path.expanduser(root)))
+        raise DataError(f"{name} needs data.root, the folder that holds {files_of(name)}")
+    return folder_of(root)
 
 
 def _absent(name: str, folder: Path, wanted: list[str]) -> DataError:
