@@ -68,7 +68,7 @@ def measure_bare(config) -> dict[str, float]:
     trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
     trainer.compile()
     state = trainer.init().state
-    every = config.training.evaluate_every
+    every = trainer.chunk_steps
     chunks = [trainer.batches(start, start + every) for start in range(0, 2 * every, every)]
     state, _ = trainer.compiled_chunk(state, trainer.images, chunks[0], np.int32(every))
     jax.block_until_ready(state)

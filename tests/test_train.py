@@ -273,6 +273,17 @@ def test_every_epoch_is_a_permutation_and_depends_on_the_step_alone():
     assert np.array_equal(np.concatenate(pieces), rows)
 
 
+def test_an_evaluation_that_is_never_due_costs_no_memory():
+    never = {"training__evaluate_every": 2**31 - 1, "training__checkpoint_every": 2**31 - 1}
+    runs = [
+        build_trainer(**never),
+        build_trainer(training__evaluate_every=50, training__checkpoint_every=50),
+    ]
+    (ours,), (theirs,) = (list(trainer.run(trainer.init())) for trainer in runs)
+    assert parameters_sha256(ours[0]) == parameters_sha256(theirs[0])
+    assert without_speed(ours[1]) == without_speed(theirs[1])
+
+
 def dense_layers(framework, params):
     """Weights and biases of encoder and decoder, in order."""
     for part in ("encoder", "decoder"):

@@ -136,7 +136,7 @@ class Trainer:
     def compiled_chunk(self) -> Callable[..., tuple[TrainState, Totals]]:
         """``(state, images, batches, length) -> (state, totals)``: the only compiled update.
 
-        ``batches`` ``[evaluate_every, B]`` are row numbers; ``length`` of them are used, so that
+        ``batches`` ``[chunk_steps, B]`` are row numbers; ``length`` of them are used, so that
         the last, shorter chunk of a run needs no second compilation.
         """
 
@@ -161,7 +161,7 @@ class Trainer:
         probability = self.config.training.flip_probability
         jitted = jax.jit(chunk, donate_argnums=0)
         state = jax.eval_shape(self._init).state
-        shape = (self.config.training.evaluate_every, self.config.training.batch_size)
+        shape = (self.chunk_steps, self.config.training.batch_size)
         batches = jax.ShapeDtypeStruct(shape, jnp.int32)
         return jitted.lower(state, self.images, batches, jnp.int32(0)).compile()
 
@@ -173,15 +173,20 @@ class Trainer:
     def images(self) -> jax.Array:
         return jnp.asarray(self.data.train)
 
+    @property
+    def chunk_steps(self) -> int:
+        """Steps of the longest chunk: a run may end before its first evaluation is due."""
+        return min(self.config.training.evaluate_every, self.config.training.steps)
+
     def batches(self, start: int, stop: int) -> np.ndarray:
-        """Row numbers ``[evaluate_every, B]`` of the steps ``start .. stop - 1``, then zeros.
+        """Row numbers ``[chunk_steps, B]`` of the steps ``start .. stop - 1``, then zeros.
 
         Every epoch is a permutation drawn from the seed and the number of the epoch; what is left
         of it after the last whole batch is dropped.
         """
         size = self.config.training.batch_size
         per_epoch = len(self.data.train) // size
-        rows = np.zeros((self.config.training.evaluate_every, size), np.int32)
+        rows = np.zeros((self.chunk_steps, size), np.int32)
         for epoch in range(start // per_epoch, (stop - 1) // per_epoch + 1):
             order = np.random.default_rng([self.config.seed, epoch]).permutation(
                 len(self.data.train)
