@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gs_modules.train import data
-from gs_modules.train.data import DATASETS, DataError, Dataset, load
+from gs_modules.train.data import DATASETS, DataError, Dataset, RowsError, load
 
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 pytestmark = pytest.mark.command
@@ -460,9 +460,14 @@ def test_root_may_start_at_the_home_folder(idx_folder, monkeypatch):
     ],
 )
 def test_validation_out_of_range_is_refused(idx_folder, name, rows, validation):
-    message = refusal(name, write_amat(idx_folder), validation)
-    assert f"data.validation is {validation}" in message
-    assert f"0 to {rows - 1}" in message
+    with pytest.raises(RowsError) as refused:
+        load(name, write_amat(idx_folder), validation)
+    reason = (
+        f"must be 0 to {rows - 1}, as {name} has {rows} rows for training and validation together; "
+        f"got {validation}"
+    )
+    assert (refused.value.key, refused.value.reason) == ("data.validation", reason)
+    assert str(refused.value) == f"data.validation: {reason}"
 
 
 def test_unknown_name_is_refused_with_the_known_ones():

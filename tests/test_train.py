@@ -401,7 +401,11 @@ def test_totals_of_batches_add_up_to_those_of_the_whole():
         (["--framework", "linnen"], ["--framework", "linen"]),
         (["--data.name", "minst"], ["--data.name", "mnist"]),
         (["--data.name", "mnist"], ["data.root", "mnist"]),
-        (["--training.batch_size", "1201"], ["training.batch_size", "1200", "1201"]),
+        (
+            ["--training.batch_size", "1201"],
+            ["--training.batch_size: must be at most 1200"],
+        ),
+        (["--data.validation", "1437"], ["--data.validation: must be 0 to 1436", "1437"]),
         (["--data.name", "mnist", "--data.root", "nowhere"], ["data.root", "nowhere"]),
     ],
 )
@@ -412,6 +416,33 @@ def test_a_wrong_command_line_is_one_line_and_writes_nothing(
     assert cli.main(["train", str(empty_config), *wrong]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and all(name in error for name in named)
+    assert os.listdir(tmp_path) == [empty_config.name]
+
+
+MANY_ROWS = ("seed: 1\ndata:\n  validation: 5000\n", "3: data.validation: must be 0 to 1436")
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "fault"),
+    [
+        ("train", *MANY_ROWS),
+        ("compare", *MANY_ROWS),
+        (
+            "train",
+            "training:\n  batch_size: 5000\n",
+            "2: training.batch_size: must be at most 1200",
+        ),
+        ("train", "data: {validation: 1400}\n", "1: training.batch_size: must be at most 37"),
+    ],
+)
+def test_more_rows_than_there_are_is_refused_where_it_was_written(
+    command, text, fault, empty_config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    empty_config.write_text(text)
+    assert cli.main([command, str(empty_config)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{empty_config}:{fault}")
     assert os.listdir(tmp_path) == [empty_config.name]
 
 

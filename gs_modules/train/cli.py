@@ -17,7 +17,15 @@ from typing import Any
 from gs_modules import ESTIMATORS
 
 try:
-    from gs_modules.train.config import Config, ConfigError, load, option_names, print_config
+    from gs_modules.train.config import (
+        Config,
+        ConfigError,
+        load,
+        option_names,
+        print_config,
+        refusal,
+    )
+    from gs_modules.train.data import RowsError
     from gs_modules.train.interruption import hearing, stop_now
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
@@ -35,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {"train": _train, "compare": _compare}[options.command](config, options)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return 2
+    except RowsError as error:
+        print(refusal(options.config, overrides, error.key, error.reason), file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be written, a full disk
         print(f"{error.filename or 'the run'}: {error.strerror or error}", file=sys.stderr)

@@ -62,6 +62,7 @@ def compare_estimators(
     Raises:
         ConfigError: there are fewer images, or nothing can be compared with so few samples.
         DataError: the images cannot be read.
+        RowsError: the validation part asks for more images than there are.
     """
     images = data.load(config.data.name, config.data.root, config.data.validation)
     if choices.images > len(images.train):

@@ -88,12 +88,7 @@ def load(
     Raises:
         ConfigError: with everything that is wrong, each where it was written.
     """
-    try:
-        source = Source(path)
-    except YamlError as error:
-        raise ConfigError([error.reason]) from None
-    for name, text in dict(overrides).items():
-        source.override(name, text)
+    source = _read(path, overrides)
     for name in _SECTIONS:
         _settle(source, name)
     config = _validate(source)
@@ -102,6 +97,25 @@ def load(
     if config is None or source.faults():
         raise ConfigError(source.faults())
     return config
+
+
+def refusal(
+    path: str | os.PathLike[str] | None, overrides: Sequence[tuple[str, str]], key: str, reason: str
+) -> ConfigError:
+    """The error of a value that only the data could refuse, at the place where it was written."""
+    source = _read(path, overrides)
+    source.refuse(tuple(key.split(".")), reason)
+    return ConfigError(source.faults())
+
+
+def _read(path: str | os.PathLike[str] | None, overrides: Sequence[tuple[str, str]]) -> Source:
+    try:
+        source = Source(path)
+    except YamlError as error:
+        raise ConfigError([error.reason]) from None
+    for name, text in dict(overrides).items():
+        source.override(name, text)
+    return source
 
 
 class Option(NamedTuple):

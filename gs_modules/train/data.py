@@ -63,6 +63,15 @@ class DataError(Exception):
     """A data set that is missing, damaged or not what it is called; for a person to read."""
 
 
+class RowsError(Exception):
+    """A key of the config asks for more rows than the data set has."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set in memory, one image a row.
@@ -103,7 +112,8 @@ def load(name: str, root: Root = None, validation: int | None = None) -> Dataset
       A `Dataset`, complete, the rows of the files in their order.
 
     Raises:
-      DataError: an unknown name, `validation` out of range, a missing, truncated or altered file.
+      DataError: an unknown name, a missing, truncated or altered file.
+      RowsError: `validation` is out of range.
 
     Source: `digits` is scikit-learn's (UCI optical digits), 1 where `pixel >= 8`, in the order of
     `numpy.random.default_rng(0).permutation(1797)`: 1,437 to train on, the last 360 to test. MNIST:
@@ -122,9 +132,10 @@ def load(name: str, root: Root = None, validation: int | None = None) -> Dataset
         rows = np.concatenate([data.train, data.validation])
         kept = len(rows) - validation
         if validation < 0 or kept < 1:
-            raise DataError(
-                f"data.validation is {validation}: {name} has {len(rows)} rows for training and "
-                f"validation together, so it can be 0 to {len(rows) - 1}"
+            raise RowsError(
+                "data.validation",
+                f"must be 0 to {len(rows) - 1}, as {name} has {len(rows)} rows for training and "
+                f"validation together; got {validation}",
             )
         data = dataclasses.replace(data, train=rows[:kept], validation=rows[kept:])
     for part in (data.train, data.validation, data.test):

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from gs_modules.train import data, models
 from gs_modules.train.checkpoint import open_checkpoints
-from gs_modules.train.config import Config, ConfigError
+from gs_modules.train.config import Config
 from gs_modules.train.interruption import hearing, stop_requests, stop_run
 from gs_modules.train.loop import Best, Trainer
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
@@ -38,18 +38,18 @@ def train(
         restart: begin anew and keep an old run aside.
 
     Raises:
-        ConfigError: the folder holds a run of another config, or a batch holds more than there is.
+        ConfigError: the folder holds a run of another config.
         DataError: the images cannot be read.
+        RowsError: a batch, or the validation part, asks for more images than there are.
         NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is untouched.
         StoppedError: Ctrl-C or SIGTERM came; the state is saved.
     """
     images = data.load(config.data.name, config.data.root, config.data.validation)
     if config.training.batch_size > len(images.train):
-        raise ConfigError(
-            [
-                f"training.batch_size: at most {len(images.train)}, the training images of "
-                f"{config.data.name}; got {config.training.batch_size}"
-            ]
+        raise data.RowsError(
+            "training.batch_size",
+            f"must be at most {len(images.train)}, the training images of {config.data.name}; "
+            f"got {config.training.batch_size}",
         )
     directory.open(config, restart=restart)
     if directory.is_finished:
