@@ -46,7 +46,8 @@ def main(steps: int):
         batch = x[rows], y[rows], gumbel_key
         params, state, opt_state, loss = train_step(params, state, opt_state, *batch)
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
+            ticks = state["gumbel_softmax"]["step"]  # the layer's own clock
+            print(f"step {ticks:4d}  loss {loss:.3f}  temperature {SCHEDULE(ticks):.3f}")
     logits, _ = model.apply(params, state, None, x[1500:], deterministic=True)
     print(f"accuracy, deterministic codes: {(logits.argmax(-1) == y[1500:]).mean():.3f}")
 

@@ -26,30 +26,30 @@ model, optimizer = Classifier(), optax.adam(3e-3)
 
 
 @jax.jit
-def train_step(params, clock, opt_state, x, y, key):
+def train_step(variables, opt_state, x, y, key):
     def loss(params):
-        variables, rngs = {"params": params, "anneal": clock}, {"gumbel": key}
-        logits, state = model.apply(variables, x, rngs=rngs, mutable=["anneal"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state["anneal"]
+        given, rngs = {**variables, "params": params}, {"gumbel": key}
+        logits, state = model.apply(given, x, rngs=rngs, mutable=["anneal"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), state
 
-    (value, clock), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(variables["params"])
     updates, opt_state = optimizer.update(gradients, opt_state)
-    return optax.apply_updates(params, updates), clock, opt_state, value
+    return {**state, "params": optax.apply_updates(variables["params"], updates)}, opt_state, value
 
 
 def main(steps: int):
     images, labels = load_digits(return_X_y=True)
     x, y = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
     variables = model.init(jax.random.key(0), x[:1])
-    params, clock = variables["params"], variables["anneal"]
-    opt_state = optimizer.init(params)
+    opt_state = optimizer.init(variables["params"])
     for step in range(steps):
         row_key, key = jax.random.split(jax.random.key(step))
         rows = jax.random.randint(row_key, (128,), 0, 1500)
-        params, clock, opt_state, loss = train_step(params, clock, opt_state, x[rows], y[rows], key)
+        variables, opt_state, loss = train_step(variables, opt_state, x[rows], y[rows], key)
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
-    logits = model.apply({"params": params}, x[1500:], deterministic=True)
+            ticks = variables["anneal"]["GumbelSoftmax_0"]["step"]  # the layer's own clock
+            print(f"step {ticks:4d}  loss {loss:.3f}  temperature {SCHEDULE(ticks):.3f}")
+    logits = model.apply({"params": variables["params"]}, x[1500:], deterministic=True)
     print(f"accuracy, deterministic codes: {(logits.argmax(-1) == y[1500:]).mean():.3f}")
 
 

@@ -44,7 +44,8 @@ def main(steps: int):
         rows = jax.random.randint(jax.random.key(step), (128,), 0, 1500)
         loss = train_step(model, optimizer, x[rows], y[rows])
         if step % 100 == 0 or step == steps - 1:
-            print(f"step {step:4d}  loss {loss:.3f}  temperature {SCHEDULE(step):.3f}")
+            ticks = model.codes.step[...]  # the layer's own clock
+            print(f"step {ticks:4d}  loss {loss:.3f}  temperature {SCHEDULE(ticks):.3f}")
     model.eval()
     print(f"accuracy, deterministic codes: {(model(x[1500:]).argmax(-1) == y[1500:]).mean():.3f}")
 
