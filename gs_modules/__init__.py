@@ -32,6 +32,8 @@ from gs_modules._estimators import (
 from gs_modules._metrics import CodeUsage
 from gs_modules._modules import (
     check_clock,
+    check_count,
+    check_estimator,
     check_temperature,
     draw,
     draw_deterministic,
@@ -89,6 +91,8 @@ __all__ = [
     "categorical_kl",
     "categorical_log_prob",
     "check_clock",
+    "check_count",
+    "check_estimator",
     "check_temperature",
     "draw",
     "draw_deterministic",

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
 from gs_modules._categorical import straight_through_argmax
+from gs_modules._estimators import ESTIMATORS, StraightThroughGumbel
 from gs_modules._objectives import categorical_kl
 from gs_modules._relaxed import first_argmax
 from gs_modules._types import Estimator, LatentOutput, Prior, Schedule
@@ -70,6 +71,44 @@ def check_temperature(temperature: float | Schedule) -> float | Schedule:
         )
     _arguments.positive_temperature(temperature, (1,), 0, jnp.float32)
     return float(temperature)
+
+
+def check_estimator(estimator: Estimator) -> Estimator:
+    """A constructor's ``estimator``: a value, neither its name nor its class.
+
+    Raises:
+        TypeError: anything else.
+
+    Example:
+        >>> from gs_modules import Pathwise
+        >>> check_estimator(Pathwise())
+        Pathwise()
+    """
+    if callable(estimator) and not isinstance(estimator, type):
+        return estimator
+    meant = ESTIMATORS.get(estimator) if isinstance(estimator, str) else estimator
+    example = meant if isinstance(meant, type) else StraightThroughGumbel
+    raise TypeError(
+        f"estimator must be a gradient estimator, got {estimator!r}; write {example.__name__}()"
+    )
+
+
+def check_count(name: str, value: int) -> int:
+    """A constructor's number of latents or classes.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: less than 1.
+
+    Example:
+        >>> check_count("num_latents", 8)
+        8
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
 
 
 def check_clock(step: Any, owner: str) -> jax.Array:

@@ -30,7 +30,7 @@ class _Sampler(hk.Module):
     ):
         super().__init__(name=name)
         self.temperature = core.check_temperature(temperature)
-        self.estimator = estimator
+        self.estimator = core.check_estimator(estimator)
         self.deterministic = deterministic
         self.dtype = dtype
         self.rng_collection = rng_collection
@@ -192,8 +192,8 @@ class CategoricalLatent(_Sampler):
             rng_collection=rng_collection,
             name=name,
         )
-        self.num_latents = num_latents
-        self.num_classes = num_classes
+        self.num_latents = core.check_count("num_latents", num_latents)
+        self.num_classes = core.check_count("num_classes", num_classes)
         self.has_learned_prior = core.has_learned_prior(prior)
 
     def __call__(

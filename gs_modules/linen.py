@@ -39,6 +39,7 @@ class _Sampler(nn.Module, kw_only=True):
     ) -> tuple[jax.Array, ArrayLike | None]:
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         schedule = core.check_temperature(self.temperature)
+        estimator = core.check_estimator(self.estimator)
         if callable(schedule) and self.is_initializing():
             self.variable(COLLECTION, "step", jnp.zeros, (), jnp.int32)
         if core.resolve_deterministic(deterministic, self.deterministic):
@@ -46,7 +47,7 @@ class _Sampler(nn.Module, kw_only=True):
         key = self._key() if key is None else key
         step = self._tick(step) if callable(schedule) else None
         temperature = core.resolve_temperature(schedule, temperature, step)
-        sample = core.draw(self.estimator, key, logits, temperature, where=where, dtype=self.dtype)
+        sample = core.draw(estimator, key, logits, temperature, where=where, dtype=self.dtype)
         return sample, temperature
 
     def _key(self) -> jax.Array:
@@ -173,10 +174,13 @@ class CategoricalLatent(_Sampler):
             step: overrides the clock, which is left at ``step + 1`` if it is mutable.
             key: overrides the stream.
         """
-        logits = core.latent_logits(x, self.num_latents, self.num_classes)
+        shape = (
+            core.check_count("num_latents", self.num_latents),
+            core.check_count("num_classes", self.num_classes),
+        )
+        logits = core.latent_logits(x, *shape)
         prior_logits = None
         if core.has_learned_prior(self.prior):
-            shape = (self.num_latents, self.num_classes)
             prior_logits = self.param("prior_logits", nn.initializers.zeros, shape)
         sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
         return core.latent_output(sample, logits, prior_logits, temperature, where=where)

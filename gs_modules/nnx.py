@@ -37,7 +37,7 @@ class _Sampler(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | None,
     ):
         self.temperature = core.check_temperature(temperature)
-        self.estimator = estimator
+        self.estimator = core.check_estimator(estimator)
         self.deterministic = deterministic
         self.dtype = dtype
         self.rng_collection = rng_collection
@@ -192,11 +192,11 @@ class CategoricalLatent(_Sampler):
             rng_collection=rng_collection,
             rngs=rngs,
         )
-        self.num_latents = num_latents
-        self.num_classes = num_classes
+        self.num_latents = core.check_count("num_latents", num_latents)
+        self.num_classes = core.check_count("num_classes", num_classes)
         self.prior = prior
         if core.has_learned_prior(prior):
-            self.prior_logits = nnx.Param(jnp.zeros((num_latents, num_classes)))
+            self.prior_logits = nnx.Param(jnp.zeros((self.num_latents, self.num_classes)))
 
     def __call__(
         self,

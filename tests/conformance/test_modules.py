@@ -1,6 +1,7 @@
 """Every module in every framework: its clock, its randomness, its modes and its refusals."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -296,6 +297,23 @@ def test_what_is_no_temperature_is_refused_by_name(framework, module, temperatur
 
 
 @every_module
+@pytest.mark.parametrize(
+    ("estimator", "write"),
+    [
+        ("pathwise", r"'pathwise'; write Pathwise\(\)"),
+        (gs.Pathwise, r"Pathwise'>; write Pathwise\(\)"),
+        ("gumble", r"'gumble'; write StraightThroughGumbel\(\)"),
+        (None, r"None; write StraightThroughGumbel\(\)"),
+        (0.5, r"0\.5; write StraightThroughGumbel\(\)"),
+    ],
+    ids=str,
+)
+def test_what_is_no_estimator_is_refused_by_name(framework, module, estimator, write):
+    with pytest.raises(TypeError, match=f"^estimator must be a gradient estimator, got .*{write}"):
+        model(framework, module, estimator=estimator).init(KEY, inputs())
+
+
+@every_module
 def test_dtype_is_that_of_the_sample_alone(framework, module):
     built, params, state = started(framework, module, dtype=jnp.bfloat16)
     training = built.train(params, state, KEY, inputs(), key=KEY)[0][0]
@@ -362,6 +380,16 @@ def test_one_latent_is_always_flat(framework):
     params, state = built.init(KEY, jnp.zeros((4, 3)))
     assert built.train(params, state, KEY, jnp.zeros((1, 3)))[0][0].kl.shape == (1,)
     assert built.train(params, state, KEY, jnp.zeros((4, 1, 3)))[0][0].kl.shape == (4, 1)
+
+
+@every_framework
+@pytest.mark.parametrize("prior", ["uniform", "learned"])
+@pytest.mark.parametrize("name", ["num_latents", "num_classes"])
+@pytest.mark.parametrize("value", [0, -2, 2.0, True, "2", None, np.float32(2)], ids=repr)
+def test_numbers_of_latents_and_classes_are_positive_integers(framework, prior, name, value):
+    error = ValueError if type(value) is int else TypeError
+    with pytest.raises(error, match=rf"^{name} must be .*, got {re.escape(repr(value))}"):
+        model(framework, "CategoricalLatent", prior=prior, **{name: value}).init(KEY, inputs())
 
 
 @every_framework
