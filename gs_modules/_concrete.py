@@ -277,7 +277,9 @@ def _relaxed_categorical_log_prob(log_sample, logits, temperature, where, axis):
     others = jnp.maximum(count - 1, 0)
     constant = lax.lgamma(others + 1) + others * jnp.log(temperature)
     log_prob = constant + jnp.sum(jnp.where(is_excluded, 0, log_p), axis, keepdims=True)
-    return jnp.squeeze(jnp.where(count == 0, 0, log_prob), axis)
+    # lgamma(1) is 5e-7 in float32; a NaN is never hidden.
+    is_certain = (count <= 1) & ~jnp.isnan(log_prob)
+    return jnp.squeeze(jnp.where(is_certain, 0, log_prob), axis)
 
 
 def _is_left_out(log_sample, logits, axis):
