@@ -66,9 +66,20 @@ class _Sampler(nnx.Module):
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         if core.resolve_deterministic(deterministic, self.deterministic):
             return core.draw_deterministic(logits, where=where, dtype=self.dtype), None
+        used = None if self.rngs is None else self.rngs.count[...]
+        at = self._step(step)
+        temperature = core.resolve_temperature(self.temperature, temperature, at)
         key = self._key() if key is None else key
-        temperature = core.resolve_temperature(self.temperature, temperature, self._tick(step))
-        sample = core.draw(self.estimator, key, logits, temperature, where=where, dtype=self.dtype)
+        try:
+            sample = core.draw(
+                self.estimator, key, logits, temperature, where=where, dtype=self.dtype
+            )
+        except Exception:  # a refused call changes nothing
+            if self.rngs is not None:
+                self.rngs.count[...] = used
+            raise
+        if at is not None:
+            self.step[...] = core.next_step(at)
         return sample, temperature
 
     def _key(self) -> jax.Array:
@@ -80,13 +91,12 @@ class _Sampler(nnx.Module):
             )
         return self.rngs()
 
-    def _tick(self, step: Any) -> jax.Array | None:
-        """The step of this call; the clock goes on to the next."""
+    def _step(self, step: Any) -> jax.Array | None:
+        """The step of this call; None with a constant temperature."""
         if not callable(self.temperature):
             return None
         if step is None:
             step = core.check_clock(self.step[...], type(self).__name__)
-        self.step[...] = core.next_step(step)
         return core.as_step(step)
 
 

@@ -68,6 +68,34 @@ def test_nnx_layers_built_from_one_stream_draw_independently(module):
 
 
 @every_module
+@pytest.mark.parametrize(
+    "call",
+    [{"temperature": -1.0}, {"temperature": jnp.ones(7)}, {"where": jnp.ones(7, bool)},
+     {"step": 1.5}, {"deterministic": "no"}, {"key": 0.5}],
+    ids=str,
+)  # fmt: skip
+def test_nnx_a_refused_call_moves_neither_the_clock_nor_the_stream(module, call):
+    layer = built(NNX, module, rngs=nnx.Rngs(0), estimator=gs.Pathwise())
+    layer(inputs())
+    twin = nnx.clone(layer)
+    with pytest.raises((TypeError, ValueError)):
+        layer(inputs(), **call)
+    assert layer.step[...] == 1
+    np.testing.assert_array_equal(sample_of(layer(inputs())), sample_of(twin(inputs())))
+
+
+@every_module
+def test_nnx_a_clock_of_another_dtype_uses_no_key(module):
+    layer = built(NNX, module, rngs=nnx.Rngs(0), estimator=gs.Pathwise())
+    twin = nnx.clone(layer)
+    layer.step = gs.nnx.AnnealStep(jnp.float32(0))
+    with pytest.raises(TypeError, match="int32"):
+        layer(inputs())
+    layer.step = gs.nnx.AnnealStep(jnp.int32(0))
+    np.testing.assert_array_equal(sample_of(layer(inputs())), sample_of(twin(inputs())))
+
+
+@every_module
 def test_nnx_transforms_keep_the_clock_and_the_stream(module):
     layer = built(NNX, module, rngs=nnx.Rngs(0), estimator=gs.Pathwise())
     twin = nnx.clone(layer)
