@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
@@ -54,6 +55,8 @@ def resolve_temperature(
 def check_temperature(temperature: float | Schedule) -> float | Schedule:
     """A constructor's ``temperature``: a schedule as it is, a number as a positive float.
 
+    A concrete array of no dimension is a number too; a traced one is refused.
+
     Raises:
         TypeError: neither a number nor callable.
         ValueError: not positive and finite in float32.
@@ -64,6 +67,9 @@ def check_temperature(temperature: float | Schedule) -> float | Schedule:
     """
     if callable(temperature):
         return temperature
+    is_array = isinstance(temperature, (np.ndarray, jax.Array))
+    if is_array and temperature.ndim == 0 and not isinstance(temperature, Tracer):
+        temperature = temperature.item()
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float, np.number)):
         raise TypeError(
             f"temperature must be a number or a schedule such as Exponential(1.0, 0.5, rate=1e-4), "

@@ -298,6 +298,28 @@ def test_what_is_no_temperature_is_refused_by_name(framework, module, temperatur
 
 @every_module
 @pytest.mark.parametrize(
+    "half", [0.5, np.float32(0.5), np.array(0.5), jnp.float32(0.5), jnp.bfloat16(0.5)], ids=repr
+)
+def test_a_number_is_a_temperature_whatever_holds_it(framework, module, half):
+    built, params, state = started.__wrapped__(framework, module, temperature=half)
+    (output,), _ = built.train(params, state, KEY, inputs(), key=KEY)
+    assert_drawn_at(output, module, 0.5)
+
+
+@every_module
+def test_traced_and_other_arrays_are_refused_as_the_temperature_of_a_module(framework, module):
+    def init(temperature):
+        return model(framework, module, temperature=temperature).init(KEY, inputs())
+
+    for temperature in (jnp.ones(1), np.ones((4, 1)), jnp.bool_(True), np.array(1j)):
+        with pytest.raises(TypeError, match="temperature must be a number"):
+            init(temperature)
+    with pytest.raises(TypeError, match="temperature must be a number"):
+        jax.jit(init)(0.5)
+
+
+@every_module
+@pytest.mark.parametrize(
     ("estimator", "write"),
     [
         ("pathwise", r"'pathwise'; write Pathwise\(\)"),
