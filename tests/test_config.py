@@ -121,7 +121,7 @@ def test_a_field_without_a_default_is_seen():
         ("true", True), ("False", False), ("~", None), ("", None), ("null", None),
         ("no", "no"), ("on", "on"), ("yes", "yes"), ("y", "y"), ("1_000", "1_000"),
         ("1:30", "1:30"), ("1e", "1e"), (".", "."), ("2001-01-01", "2001-01-01"),
-        ("0b1", "0b1"), ("nan", "nan"),
+        ("0b1", "0b1"), ("nan", "nan"), ("9" * 100, 10**100 - 1), ("9" * 101, "9" * 101),
     ],
 )  # fmt: skip
 def test_plain_scalars_by_yaml_1_2(text, expected):
@@ -183,6 +183,9 @@ FAULTS = [
     ("data: [1]", ["1: data: expected keys and values, got [1]"]),
     ("temperature: hot", ["1: temperature: expected keys and values, got 'hot'"]),
     ("seed: ten", ["1: seed: expected an integer, got 'ten'"]),
+    (f"seed: {'9' * 5000}", [f"1: seed: expected an integer, got '{'9' * 56}..."]),
+    (f"optimizer: {{learning_rate: -{'9' * 101}}}",
+     [f"1: optimizer.learning_rate: expected a number, got '-{'9' * 55}..."]),
     ("seed: '10'", ["1: seed: expected an integer, got '10'"]),
     ("seed: true", ["1: seed: expected an integer, got true"]),
     ("seed: {a: 1}", ["1: seed: expected an integer, got keys and values"]),
