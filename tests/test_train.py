@@ -1,5 +1,6 @@
 """The command, the loop and the bound: real runs on digits, small and short."""
 
+import io
 import itertools
 import json
 import math
@@ -16,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from gs_modules import CodeUsage
 from gs_modules.train import bound, cli, data, models
 from gs_modules.train.config import load
 from gs_modules.train.loop import Trainer
-from gs_modules.train.report import write_figures
+from gs_modules.train.report import curves, write_figures
 from gs_modules.train.run_directory import parameters_sha256
+from gs_modules.train.training import _line, _progress
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
@@ -444,6 +447,53 @@ def test_more_rows_than_there_are_is_refused_where_it_was_written(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{empty_config}:{fault}")
     assert os.listdir(tmp_path) == [empty_config.name]
+
+
+@pytest.mark.parametrize("value", ["-1e-3", "-.5", "-1"])
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_a_negative_number_is_a_value_and_not_a_flag(value, joint, empty_config, capsys):
+    words = f"--temperature.end{joint}{value}".split()
+    assert cli.main(["train", str(empty_config), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--temperature.end: ") and line.endswith(f"got {float(value)}")
+
+
+@pytest.mark.parametrize("command", [["train", "--run-dir"], ["compare", "--output"]])
+def test_a_folder_has_a_name(command, empty_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*command, "", str(empty_config)])
+    assert stopped.value.code == 2
+    assert f"{command[1]}: expected the name of a folder, got ''" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [empty_config.name]
+
+
+def test_help_shows_values_as_they_are_written(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--help"])
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--framework nnx | linen | haiku front-end (default: nnx)" in shown
+    assert "--data.validation integer or null" in shown and "None" not in shown
+    assert "digits needs none (default: null)" in shown and "(default: [512])" in shown
+
+
+def test_a_narrow_terminal_shows_all_steps():
+    records = [{"split": "train", "neg_elbo": 125.42, "temperature": 0.96, "steps_per_second": 384}]
+    records.append({**records[0], "split": "validation"})
+    screen = io.StringIO()
+    with _progress(Console(file=screen, force_terminal=True, width=80)) as progress:
+        progress.add_task("", total=12000, completed=11000, shown=_line(records))
+    assert (
+        "11000/12000  train 125.42  validation 125.42 nats  temperature 0.960" in screen.getvalue()
+    )
+
+
+def test_the_legend_names_the_curves_that_there_are():
+    record = {"split": "train", "step": 20, "neg_elbo": 30.0, "temperature": 1.0}
+    for splits in (["train", "test"], ["train", "validation", "test"]):
+        figure = curves([{**record, "split": split} for split in splits])
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == splits
 
 
 @pytest.mark.parametrize("section", ["temperature", "data", "model"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ try:
     )
     from gs_modules.train.data import RowsError
     from gs_modules.train.interruption import hearing, stop_now
+    from gs_modules.train.yaml_source import shown
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
 
@@ -115,7 +117,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
         "the initial ones.",
     )
     compare.add_argument(
-        "--output", type=Path, metavar="DIR",
+        "--output", type=_folder, metavar="DIR",
         help="folder of compare.png and compare.json (default: the run's, with -compare added)",
     )  # fmt: skip
     compare.add_argument(
@@ -136,7 +138,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
             f"--{name}", type=_count, metavar="INTEGER", default=default,
             help=f"{description} (default: {default})",
         )  # fmt: skip
-    parsed, unknown = parser.parse_known_args(arguments)
+    words = _joined(sys.argv[1:] if arguments is None else arguments)
+    parsed, unknown = parser.parse_known_args(words)
     options = vars(parsed)
     command = commands.choices[parsed.command]
     overrides = [(name, options.pop(name)) for name in option_names() if name in options]
@@ -156,6 +159,17 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
     return argparse.Namespace(**options), overrides
 
 
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--key -1e-3` as `--key=-1e-3`: argparse takes -0.001 alone for a number."""
+    joined: list[str] = []
+    for word in words:
+        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and re.match(r"-[.0-9]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _add_command(
     commands: Any, name: str, summary: str, description: str
 ) -> argparse.ArgumentParser:
@@ -170,7 +184,7 @@ def _add_command(
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, see configs/")
     command.add_argument(
         "--run-dir",
-        type=Path,
+        type=_folder,
         metavar="DIR",
         help="folder of the run (default: runs/NAME of CONFIG)",
     )
@@ -183,10 +197,21 @@ def _add_command(
             f"--{key}",
             dest=key,
             default=argparse.SUPPRESS,
-            metavar=kind.upper(),
-            help=f"{text} (default: {default})".replace("%", "%%"),
+            metavar=kind,
+            help=f"{text} (default: {_written(default)})".replace("%", "%%"),
         )
     return command
+
+
+def _written(default: Any) -> str:
+    """A default as it is written in a flag."""
+    return default if isinstance(default, str) else shown(default)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
+    return Path(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -86,6 +86,8 @@ def curves(records: list[dict[str, Any]]) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for split in ("train", "validation", "test"):
         points = [record for record in records if record["split"] == split]
+        if not points:
+            continue
         above.plot(
             [point["step"] for point in points],
             [point["neg_elbo"] for point in points],

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from gs_modules.train import data, models
 from gs_modules.train.checkpoint import open_checkpoints
@@ -116,8 +116,8 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
 def _progress(console: Console) -> Progress:
     return Progress(
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[shown]}"),
+        # One column: rich would cut a MofNCompleteColumn first where the terminal is narrow.
+        TextColumn("{task.completed}/{task.total}  {task.fields[shown]}"),
         console=console,
         disable=not console.is_terminal,
     )
