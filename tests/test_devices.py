@@ -21,7 +21,7 @@ import pytest
 from devices import ALONE, DRAWS, FEW, LAYOUTS, PROCESSES, SHAPES, label
 
 PROGRAM = Path(devices.__file__)
-TIMEOUT = 240
+TIMEOUT = 900
 NUMBERS_A_ROW = 16
 """How many devices may exchange; of the programs read here, each holds 256 logits a row."""
 
