@@ -239,7 +239,8 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
 
     trainer = build_trainer()
     monkeypatch.setattr(Figure, "savefig", half)
-    params, records = trainer.init().best.params, []
+    params = trainer.init().best.params
+    records = [{"split": "train", "step": 20, "neg_elbo": 30.0, "temperature": 1.0}]
     with pytest.raises(OSError, match="no space"):
         write_figures(tmp_path, trainer.model, params, trainer.data, records, jax.random.key(0))
     assert list(tmp_path.iterdir()) == []
