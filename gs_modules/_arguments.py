@@ -164,3 +164,35 @@ def static_bool(name: str, value: bool) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a Python bool, got {value!r}")
     return bool(value)
+
+
+LARGEST_COUNT = 2**31 - 1
+"""What an int32 holds: the last step of a clock, and more classes than fit in memory."""
+
+
+def positive_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
+    """``value`` as an integer known while tracing, in ``1 .. largest``."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not 1 <= count <= largest:
+        limit = "2**31 - 1" if largest == LARGEST_COUNT else largest
+        raise ValueError(f"{name} must be in 1 .. {limit}, got {value!r}")
+    return count
+
+
+def positive_number(name: str, value: Any) -> float:
+    """``value`` as a float that is positive and finite in float32, and no subnormal there."""
+    if isinstance(value, (bool, np.bool_, str)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, OverflowError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    float32 = np.finfo(np.float32)
+    if not float(float32.tiny) <= number <= float(float32.max):
+        raise ValueError(f"{name} must be positive and finite in float32, got {value!r}")
+    return number

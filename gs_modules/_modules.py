@@ -110,11 +110,7 @@ def check_count(name: str, value: int) -> int:
         >>> check_count("num_latents", 8)
         8
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
+    return _arguments.positive_count(name, value)
 
 
 def check_clock(step: Any, owner: str) -> jax.Array:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import operator
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-LAST_STEP = 2**31 - 1
+from gs_modules._arguments import LARGEST_COUNT, positive_count, positive_number
+
+LAST_STEP = LARGEST_COUNT
 """The largest step an int32 clock holds; clocks stay there instead of wrapping."""
 
 
@@ -171,8 +172,10 @@ class Piecewise:
     boundaries: Sequence[int]
 
     def __post_init__(self):
-        values = tuple(_positive("Piecewise values", value) for value in self.values)
-        boundaries = tuple(_count("Piecewise boundaries", boundary) for boundary in self.boundaries)
+        values = tuple(positive_number("Piecewise values", value) for value in self.values)
+        boundaries = tuple(
+            positive_count("Piecewise boundaries", boundary) for boundary in self.boundaries
+        )
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 f"Piecewise needs one value more than boundaries, got {len(values)} values and "
@@ -252,35 +255,10 @@ def _between(start: float, end: float, weight_start: jax.Array, weight_end: jax.
 
 def _freeze_positive(schedule: object, *names: str) -> None:
     for name in names:
-        value = _positive(f"{type(schedule).__name__} {name}", getattr(schedule, name))
+        value = positive_number(f"{type(schedule).__name__} {name}", getattr(schedule, name))
         object.__setattr__(schedule, name, value)
 
 
 def _freeze_count(schedule: object, name: str) -> None:
-    value = _count(f"{type(schedule).__name__} {name}", getattr(schedule, name))
+    value = positive_count(f"{type(schedule).__name__} {name}", getattr(schedule, name))
     object.__setattr__(schedule, name, value)
-
-
-def _positive(name: str, value: float) -> float:
-    if isinstance(value, (bool, np.bool_, str)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, OverflowError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    float32 = np.finfo(np.float32)
-    if not float(float32.tiny) <= number <= float(float32.max):
-        raise ValueError(f"{name} must be positive and finite in float32, got {value!r}")
-    return number
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if not 1 <= number <= LAST_STEP:
-        raise ValueError(f"{name} must be in 1 .. 2**31 - 1, got {number}")
-    return number

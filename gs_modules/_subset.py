@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from typing import NamedTuple
 
 import jax
@@ -76,20 +75,10 @@ def gumbel_top_k(
     """
     hard = _arguments.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where)
-    k = _checked_k(k, logits.shape[axis])
+    k = _arguments.positive_count("k", k, logits.shape[axis])
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)
     return _gumbel_top_k(key, logits, temperature, where, k, hard, axis).astype(dtype)
-
-
-def _checked_k(k: int, num_classes: int) -> int:
-    try:
-        count = operator.index(k)
-    except TypeError:
-        raise TypeError(f"k must be an integer known while tracing, got {k!r}") from None
-    if isinstance(k, bool) or not 1 <= count <= num_classes:
-        raise ValueError(f"k must be in 1 .. {num_classes}, the number of classes; got {k!r}")
-    return count
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_differences import central_differences
 
 import gs_modules as gs
 
@@ -29,15 +30,6 @@ def successive_softmax(scores, temperature, k, where=True):
         total = total + weights
         scores = scores + np.log1p(-weights)
     return total
-
-
-def central_differences(function, x, step=1e-5):
-    gradient = np.zeros_like(x)
-    for index in np.ndindex(x.shape):
-        change = np.zeros_like(x)
-        change[index] = step
-        gradient[index] = (function(x + change) - function(x - change)) / (2 * step)
-    return gradient
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6])

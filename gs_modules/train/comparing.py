@@ -18,6 +18,7 @@ from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.compare import compare
 from gs_modules.train.compare_report import as_json, draw, table, truth_in_words, verdict
 from gs_modules.train.config import Config, ConfigError, differences, load
+from gs_modules.train.console import say
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models import Params
 from gs_modules.train.run_directory import RunDirectory, write_whole
@@ -89,7 +90,7 @@ def compare_estimators(
         "classes": classes,
         "parameters": origin,
     }
-    _say(
+    say(
         console,
         f"{config.data.name}: {choices.images} training images, {latents} latents of {classes} "
         f"classes; parameters {origin}",
@@ -112,12 +113,12 @@ def compare_estimators(
     figure.savefig(output / "compare.png", dpi=120)
     document = json.dumps({**problem, **as_json(found)}, indent=2) + "\n"
     write_whole(output / "compare.json", document.encode())
-    _say(console, truth_in_words(found) + "\n")
+    say(console, truth_in_words(found) + "\n")
     console.print(table(found))
-    _say(console, "")
+    say(console, "")
     for line in verdict(found, config.training.batch_size):
-        _say(console, line)
-    _say(console, f"figure and numbers: {output}")
+        say(console, line)
+    say(console, f"figure and numbers: {output}")
 
 
 def _parameters(trainer: Trainer, directory: RunDirectory) -> tuple[Params, str]:
@@ -142,7 +143,3 @@ def _estimators(config: Config, names: Sequence[str]) -> dict[str, Any]:
     configs = {name: load(None, [("estimator.kind", name)]) for name in names}
     configs |= {name: config for name in names if name == config.estimator.kind}
     return {name: one.estimator.build() for name, one in configs.items()}
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)

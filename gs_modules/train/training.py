@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from gs_modules.train import data, models
 from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.config import Config
+from gs_modules.train.console import say
 from gs_modules.train.interruption import hearing, stop_requests, stop_run
 from gs_modules.train.loop import Best, Trainer
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
@@ -53,7 +54,7 @@ def train(
         )
     directory.open(config, restart=restart)
     if directory.is_finished:
-        _say(console, f"finished already; pictures: {directory.figures}")
+        say(console, f"finished already; pictures: {directory.figures}")
         return
     trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
     # Requests are heard until the last checkpoint is written; what follows can be stopped anywhere.
@@ -64,11 +65,11 @@ def train(
         restored = snapshot = checkpoints.restore(trainer.init())
         step = int(restored.state.step)
         if step:
-            _say(console, f"continuing from step {step}")
+            say(console, f"continuing from step {step}")
         directory.forget_after(step)
         began = time.perf_counter()
         trainer.compile()
-        _say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
+        say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
         with _progress(console) as progress:
             task = progress.add_task("", total=config.training.steps, completed=step, shown="")
             for snapshot, records in trainer.run(restored):
@@ -76,7 +77,7 @@ def train(
                 directory.append(records)
                 progress.update(task, completed=step, shown=_line(records))
                 if not console.is_terminal:
-                    _say(console, f"step {step}  {_line(records)}")
+                    say(console, f"step {step}  {_line(records)}")
                 stop = requested()
                 is_due = step % config.training.checkpoint_every == 0
                 if stop or is_due or step == config.training.steps:
@@ -106,11 +107,11 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
         "parameters_sha256": parameters_sha256(best.params),
     }
     write_whole(directory.summary, f"{json.dumps(summary, indent=2)}\n".encode())
-    _say(
+    say(
         console,
         f"test: negative ELBO {tested['neg_elbo']:.2f} nats, parameters of step {best.step}",
     )
-    _say(console, f"pictures: {directory.figures}")
+    say(console, f"pictures: {directory.figures}")
 
 
 def _progress(console: Console) -> Progress:
@@ -131,7 +132,3 @@ def _line(records: list[dict[str, Any]]) -> str:
         f"{'  '.join(parts)} nats  temperature {record['temperature']:.3f}  "
         f"{record['steps_per_second']:.0f} steps/s"
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
