@@ -42,8 +42,10 @@ class LatentOutput:
         index: ``[..., L]`` int32, the class with the largest weight in ``sample``; -1 where the
             sample is NaN or no class is left.
         logits: ``[..., L, K]``, the unnormalised log-probabilities that the sample was drawn from.
-        kl: ``[...]`` float32, KL divergence from the prior summed over the latents, in nats.
-        temperature: float32 scalar, what the sample was drawn at; NaN in a deterministic call.
+        kl: ``[...]`` float32 (float64 for float64 logits), KL divergence from the prior summed
+            over the latents, in nats.
+        temperature: float32, what the sample was drawn at, of the shape it was given in: a scalar,
+            or one for each row; NaN in a deterministic call.
         deterministic: True when ``sample`` is the argmax, without noise and without gradient.
     """
 
