@@ -3,6 +3,7 @@
 The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.haiku``.
 """
 
+from gs_modules._arguments import errors_of
 from gs_modules._binary import gumbel_sigmoid
 from gs_modules._categorical import (
     gumbel_lookup,
@@ -29,7 +30,16 @@ from gs_modules._estimators import (
     StraightThroughArgmax,
     StraightThroughGumbel,
 )
-from gs_modules._metrics import CodeUsage
+from gs_modules._gates import (
+    GateOutput,
+    balancing_bias,
+    check_gate,
+    gate_features,
+    gate_law,
+    gate_output,
+)
+from gs_modules._latents import LatentOutput, has_learned_prior, latent_logits, latent_output
+from gs_modules._metrics import Usage
 from gs_modules._modules import (
     check_clock,
     check_count,
@@ -37,9 +47,6 @@ from gs_modules._modules import (
     check_temperature,
     draw,
     draw_deterministic,
-    has_learned_prior,
-    latent_logits,
-    latent_output,
     resolve_deterministic,
     resolve_temperature,
 )
@@ -62,12 +69,11 @@ from gs_modules._schedules import (
     next_step,
 )
 from gs_modules._subset import gumbel_top_k
-from gs_modules._types import Estimator, LatentOutput, Prior, Schedule
+from gs_modules._types import Estimator, Prior, Schedule
 
 __all__ = [
     "ESTIMATORS",
     "SCHEDULES",
-    "CodeUsage",
     "Constant",
     "Cosine",
     "Cyclic",
@@ -75,6 +81,7 @@ __all__ = [
     "Estimator",
     "Exponential",
     "GappedStraightThrough",
+    "GateOutput",
     "GumbelRao",
     "LatentOutput",
     "Linear",
@@ -86,16 +93,23 @@ __all__ = [
     "StraightThrough",
     "StraightThroughArgmax",
     "StraightThroughGumbel",
+    "Usage",
     "as_step",
+    "balancing_bias",
     "categorical_entropy",
     "categorical_kl",
     "categorical_log_prob",
     "check_clock",
     "check_count",
     "check_estimator",
+    "check_gate",
     "check_temperature",
     "draw",
     "draw_deterministic",
+    "errors_of",
+    "gate_features",
+    "gate_law",
+    "gate_output",
     "gumbel_log_odds",
     "gumbel_log_softmax",
     "gumbel_lookup",

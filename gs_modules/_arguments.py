@@ -5,7 +5,9 @@ Traced values cannot be looked at; each public docstring says what they give.
 
 from __future__ import annotations
 
+import contextlib
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
+
+
+@contextlib.contextmanager
+def errors_of(owner: str) -> Iterator[None]:
+    """Refusals inside say whose they are, ``owner: ...``: the module's class and path.
+
+    Example:
+        >>> with errors_of("GumbelGate at router"):
+        ...     raise ValueError("k must be in 1 .. 4, got 5")
+        Traceback (most recent call last):
+        ValueError: GumbelGate at router: k must be in 1 .. 4, got 5
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) in (TypeError, ValueError):  # not those with arguments of their own
+            error.args = (f"{owner}: {error}",)
+        raise
 
 
 def floating_array(name: str, value: ArrayLike) -> jax.Array:
@@ -51,8 +71,10 @@ def categories(
     return array, axis, boolean_mask(where, array.shape)
 
 
-def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array | None:
-    """``where`` broadcast to ``shape``; True keeps a category."""
+def boolean_mask(
+    where: ArrayLike | None, shape: tuple[int, ...], of: str = "logits"
+) -> jax.Array | None:
+    """``where`` broadcast to ``shape``; True keeps a category, or an example."""
     if where is None:
         return None
     try:
@@ -65,7 +87,7 @@ def boolean_mask(where: ArrayLike | None, shape: tuple[int, ...]) -> jax.Array |
         return jnp.broadcast_to(mask, shape)
     except ValueError:
         raise ValueError(
-            f"where of shape {mask.shape} does not broadcast to logits of shape {shape}"
+            f"where of shape {mask.shape} does not broadcast to {of} of shape {shape}"
         ) from None
 
 
@@ -73,13 +95,17 @@ def prior_like(prior_logits: ArrayLike | None, logits: jax.Array) -> jax.Array:
     """``prior_logits`` broadcast to ``logits``; uniform where there are none."""
     if prior_logits is None:
         return jnp.zeros_like(logits)
-    prior = floating_array("prior_logits", prior_logits)
+    return like_logits("prior_logits", prior_logits, logits)
+
+
+def like_logits(name: str, value: ArrayLike, logits: jax.Array) -> jax.Array:
+    """Floating ``value`` broadcast to ``logits``."""
+    array = floating_array(name, value)
     try:
-        return jnp.broadcast_to(prior, logits.shape)
+        return jnp.broadcast_to(array, logits.shape)
     except ValueError:
         raise ValueError(
-            f"prior_logits of shape {prior.shape} do not broadcast to logits of shape "
-            f"{logits.shape}"
+            f"{name} of shape {array.shape} does not broadcast to logits of shape {logits.shape}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""How often each code of a discrete latent is used: counts that merge, and what follows."""
+"""How often each code of a latent, or each choice of a gate, is drawn: counts that merge."""
 
 from __future__ import annotations
 
@@ -6,56 +6,85 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from gs_modules import _arguments
+from gs_modules._types import AxisName
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class CodeUsage:
-    """Counts of the codes drawn, ``[..., K]`` int32: for L latents ``[L, K]``.
+class Usage:
+    """Counts of what was drawn, int32: ``[L, K]`` for L latents of K codes, ``[N]`` for a gate.
 
     Counts add up over batches, devices and epochs, so perplexity is always that of the whole and
-    never an average of perplexities.
+    never an average of perplexities. A count stops at ``2**31 - 1`` and never wraps.
 
     Example:
-        >>> usage = CodeUsage.of(jnp.array([[0, 1], [0, 1], [0, 2]]), num_classes=4)
+        >>> usage = Usage.of(jnp.array([[0, 1], [0, 1], [0, 2]]), num_classes=4)
         >>> usage.counts.tolist()
         [[3, 0, 0, 0], [0, 2, 1, 0]]
-        >>> usage = usage.merge(CodeUsage.of(jnp.array([[1, 1]]), num_classes=4))
-        >>> int(usage.codes_used), usage.dead[0].tolist()
-        (4, [False, False, True, True])
+        >>> usage = usage.merge(Usage.of(jnp.array([[1, 1]]), num_classes=4))
+        >>> int(usage.codes_used), usage.list_dead()
+        (4, [[2, 3], [0, 3]])
     """
 
     counts: jax.Array
 
     @classmethod
-    def of(cls, index: jax.Array, num_classes: int) -> CodeUsage:
+    def of(
+        cls,
+        index: ArrayLike,
+        num_classes: int,
+        *,
+        where: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+    ) -> Usage:
         """The usage in one batch of drawn codes.
 
         Args:
             index: ``[N..., L]`` integer codes; all axes but the last are counted over. Codes
                 outside ``0 .. num_classes - 1``, such as the -1 of a NaN row, are not counted.
             num_classes: K.
+            where: boolean mask that broadcasts to ``[N...]``; False leaves an example out, padding
+                for instance.
+            axis_name: mapped axes, of ``jax.shard_map`` or ``jax.vmap``, to count over as well.
 
         Returns:
             Counts of shape ``[L, K]``.
-        """
-        if not jnp.issubdtype(index.dtype, jnp.integer):
-            raise TypeError(f"index must be an integer array, got {index.dtype}")
-        one_hot = jax.nn.one_hot(index, num_classes, dtype=jnp.int32)
-        return cls(one_hot.sum(tuple(range(index.ndim - 1))))
 
-    def merge(self, other: CodeUsage) -> CodeUsage:
+        Raises:
+            TypeError: ``index`` is not integer, ``where`` is not boolean.
+            ValueError: ``index`` has no axis, or ``where`` does not broadcast.
+        """
+        codes = jnp.asarray(index)
+        if not jnp.issubdtype(codes.dtype, jnp.integer):
+            raise TypeError(f"index must be an integer array, got {codes.dtype}")
+        if codes.ndim == 0:
+            raise ValueError("index must have the shape [N..., L], got a scalar")
+        num_classes = _arguments.positive_count("num_classes", num_classes)
+        mask = _arguments.boolean_mask(where, codes.shape[:-1], of="the examples")
+        if mask is not None:
+            codes = jnp.where(mask[..., None], codes, -1)
+        one_hot = jax.nn.one_hot(codes, num_classes, dtype=jnp.int32)
+        counts = one_hot.sum(tuple(range(codes.ndim - 1)))
+        return cls(counts if axis_name is None else lax.psum(counts, axis_name))
+
+    def merge(self, other: Usage) -> Usage:
         """The usage of both together; a ``ValueError`` unless their counts have one shape."""
         if self.counts.shape != other.counts.shape:
             raise ValueError(
-                f"usage of the same latents and classes can be merged, got counts of shape "
+                f"usage of the same choices can be merged, got counts of shape "
                 f"{self.counts.shape} and {other.counts.shape}"
             )
-        return CodeUsage(self.counts + other.counts)
+        room = _arguments.LARGEST_COUNT - self.counts
+        return Usage(self.counts + jnp.minimum(other.counts, room))
 
     @property
     def perplexity(self) -> jax.Array:
-        """``[...]`` float32, ``exp(entropy)`` of the code frequencies: 1 to K; 1 without counts."""
+        """``[...]`` float32, ``exp(entropy)`` of the frequencies: 1 to K; 1 without counts."""
         return _perplexity(self.counts)
 
     @property
@@ -68,9 +97,18 @@ class CodeUsage:
         """``[..., K]`` boolean: the codes that were never drawn."""
         return self.counts == 0
 
+    def list_dead(self) -> list:
+        """The numbers of the codes that were never drawn: a list, for latents one for each.
+
+        It reads the counts, so not under ``jax.jit``.
+        """
+        dead = np.asarray(self.dead)
+        rows = [np.flatnonzero(row).tolist() for row in dead.reshape(-1, dead.shape[-1])]
+        return rows if dead.ndim > 1 else rows[0]
+
 
 @jax.jit
 def _perplexity(counts: jax.Array) -> jax.Array:
-    total = jnp.maximum(counts.sum(-1, keepdims=True), 1)
-    frequency = counts.astype(jnp.float32) / total.astype(jnp.float32)
+    counts = counts.astype(jnp.float32)  # before the sum, which int32 may not hold
+    frequency = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1)
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(frequency, frequency), -1))

@@ -1,4 +1,4 @@
-"""What a module is in every framework: its mode, its temperature and its output.
+"""What a module is in every framework: its mode, its temperature, its clock and its sample.
 
 The front-ends hold the state; these functions decide. A module for another framework can be built
 on them in the same way.
@@ -6,7 +6,6 @@ on them in the same way.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -19,9 +18,8 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments
 from gs_modules._categorical import straight_through_argmax
 from gs_modules._estimators import ESTIMATORS, StraightThroughGumbel
-from gs_modules._objectives import categorical_kl
-from gs_modules._relaxed import first_argmax
-from gs_modules._types import Estimator, LatentOutput, Prior, Schedule
+from gs_modules._subset import gumbel_top_k, largest_k_hot
+from gs_modules._types import Estimator, Schedule
 
 
 def resolve_deterministic(call: bool | None, constructor: bool | None) -> bool:
@@ -113,20 +111,20 @@ def check_count(name: str, value: int) -> int:
     return _arguments.positive_count(name, value)
 
 
-def check_clock(step: Any, owner: str) -> jax.Array:
+def check_clock(step: Any) -> jax.Array:
     """A module's stored clock, which must be int32; anything else is refused, never converted.
 
     Raises:
         TypeError: the clock has another dtype, after a cast of the whole state for instance.
 
     Example:
-        >>> check_clock(jnp.int32(7), "GumbelSoftmax").item()
+        >>> check_clock(jnp.int32(7)).item()
         7
     """
     dtype = getattr(step, "dtype", type(step).__name__)
     if dtype != jnp.int32:
         raise TypeError(
-            f"{owner}: the clock `step` must be int32, got {dtype}; cast floating leaves only: "
+            f"the clock `step` must be int32, got {dtype}; cast floating leaves only: "
             f"jnp.issubdtype(leaf.dtype, jnp.floating)"
         )
     return step
@@ -140,10 +138,12 @@ def draw(
     *,
     where: ArrayLike | None = None,
     dtype: DTypeLike | None = None,
+    k: int = 1,
 ) -> jax.Array:
     """The sample of a training call on ``[..., K]`` logits.
 
-    The estimator draws in the dtype of the logits; the result is then cast to ``dtype``.
+    The estimator draws in the dtype of the logits; the result is then cast to ``dtype``. More than
+    one class, k-hot, is drawn by ``gumbel_top_k`` instead.
 
     Example:
         >>> from gs_modules import Pathwise
@@ -152,13 +152,19 @@ def draw(
     """
     array = _arguments.floating_array("logits", logits)
     dtype = _arguments.result_dtype(dtype, array.dtype)
+    if k > 1:
+        return gumbel_top_k(key, array, k, temperature, hard=True, where=where, dtype=dtype)
     return estimator(key, array, temperature, where=where).astype(dtype)
 
 
 def draw_deterministic(
-    logits: ArrayLike, *, where: ArrayLike | None = None, dtype: DTypeLike | None = None
+    logits: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    dtype: DTypeLike | None = None,
+    k: int = 1,
 ) -> jax.Array:
-    """The sample of a deterministic call on ``[..., K]`` logits: the one-hot argmax, no gradient.
+    """The sample of a deterministic call on ``[..., K]`` logits: 1 on the k largest, no gradient.
 
     Example:
         >>> draw_deterministic(jnp.array([0.1, 0.7])).tolist()
@@ -166,70 +172,6 @@ def draw_deterministic(
     """
     array = _arguments.floating_array("logits", logits)
     dtype = _arguments.result_dtype(dtype, array.dtype)
+    if k > 1:
+        return largest_k_hot(array, k, _arguments.boolean_mask(where, array.shape)).astype(dtype)
     return straight_through_argmax(lax.stop_gradient(array), where=where).astype(dtype)
-
-
-def latent_logits(x: ArrayLike, num_latents: int, num_classes: int) -> jax.Array:
-    """An encoder's output as ``[..., L, K]`` logits.
-
-    Args:
-        x: ``[..., L * K]`` (always so for one latent) or ``[..., L, K]``.
-        num_latents: L.
-        num_classes: K.
-
-    Raises:
-        ValueError: another shape.
-
-    Example:
-        >>> latent_logits(jnp.zeros((2, 12)), 3, 4).shape
-        (2, 3, 4)
-    """
-    array = _arguments.floating_array("logits", x)
-    if num_latents > 1 and array.shape[-2:] == (num_latents, num_classes):
-        return array
-    if array.ndim and array.shape[-1] == num_latents * num_classes:
-        return array.reshape(*array.shape[:-1], num_latents, num_classes)
-    nested = f" or [..., {num_latents}, {num_classes}]" if num_latents > 1 else ""
-    raise ValueError(
-        f"{num_latents} latents of {num_classes} classes take logits of shape "
-        f"[..., {num_latents * num_classes}]{nested}, got {array.shape}"
-    )
-
-
-def has_learned_prior(prior: Prior) -> bool:
-    """Whether ``prior`` asks for a parameter; a ``ValueError`` for an unknown one.
-
-    Example:
-        >>> has_learned_prior("uniform")
-        False
-    """
-    if prior not in ("uniform", "learned"):
-        raise ValueError(f"prior must be 'uniform' or 'learned', got {prior!r}")
-    return prior == "learned"
-
-
-def latent_output(
-    sample: jax.Array,
-    logits: jax.Array,
-    prior_logits: jax.Array | None,
-    temperature: ArrayLike | None,
-    *,
-    where: ArrayLike | None = None,
-) -> LatentOutput:
-    """The output of ``CategoricalLatent``; ``temperature`` is None in a deterministic call.
-
-    Example:
-        >>> latent_output(jnp.eye(2), jnp.zeros((2, 2)), None, 0.5).index.tolist()
-        [0, 1]
-    """
-    kl = categorical_kl(logits, prior_logits, where=where).sum(-1)
-    weights = jnp.where(sample == 0, -jnp.inf, sample)  # a row of zeros has no index
-    reported = math.nan if temperature is None else temperature
-    return LatentOutput(
-        sample=sample,
-        index=first_argmax(weights, sample.ndim - 1).squeeze(-1),
-        logits=logits,
-        kl=kl,
-        temperature=jnp.asarray(reported, jnp.float32),
-        deterministic=temperature is None,
-    )

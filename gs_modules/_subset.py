@@ -92,6 +92,26 @@ def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
     return with_derivative_of(_k_hot(logits, noise, temperature, k, axis), soft) if hard else soft
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def largest_k_hot(logits: jax.Array, k: int, where: jax.Array | None) -> jax.Array:
+    """``[..., K]``, 1 on the k largest and 0 elsewhere, without a derivative; a NaN row is NaN."""
+    logits = computing_logits(logits, where)
+    return _k_hot(logits, None, jnp.ones((), logits.dtype), k, logits.ndim - 1)
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def largest_first(scores: jax.Array, k: int) -> jax.Array:
+    """``[..., k]`` int32, the positions of the k largest in their order; -1 for ``-inf``."""
+    axis = scores.ndim - 1
+
+    def choose(left, _):
+        is_chosen, index = choose_first(left, axis)
+        return jnp.where(is_chosen, -jnp.inf, left), index
+
+    _, index = lax.scan(choose, lax.stop_gradient(scores), length=k)
+    return jnp.moveaxis(jnp.maximum(index[..., 0], -1), 0, -1)
+
+
 def _k_hot(logits, noise, temperature, k, axis):
     logits = lax.stop_gradient(logits)
     _, first = choose_first(perturbed(logits, noise, axis), axis)

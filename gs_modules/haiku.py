@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 import gs_modules as core
 
-__all__ = ["CategoricalLatent", "GumbelSoftmax", "set_step"]
+__all__ = ["CategoricalLatent", "GumbelGate", "GumbelSoftmax", "set_step"]
 
 
 class _Sampler(hk.Module):
@@ -43,31 +43,35 @@ class _Sampler(hk.Module):
         temperature: ArrayLike | None,
         step: ArrayLike | None,
         key: jax.Array | None,
+        k: int = 1,
     ) -> tuple[jax.Array, ArrayLike | None]:
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         if callable(self.temperature) and hk.running_init():
             hk.get_state("step", (), jnp.int32, init=jnp.zeros)
         if core.resolve_deterministic(deterministic, self.deterministic):
-            return core.draw_deterministic(logits, where=where, dtype=self.dtype), None
+            sample = core.draw_deterministic(logits, where=where, dtype=self.dtype, k=k)
+            return sample, None
         key = self._key() if key is None else key
         step = self._tick(step) if callable(self.temperature) else None
         temperature = core.resolve_temperature(self.temperature, temperature, step)
-        sample = core.draw(self.estimator, key, logits, temperature, where=where, dtype=self.dtype)
+        sample = core.draw(
+            self.estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k
+        )
         return sample, temperature
 
     def _key(self) -> jax.Array:
         key = hk.maybe_next_rng_key()
         if key is None:
             raise ValueError(
-                f"{self._name()} needs a key: write apply(params, state, key, ...), or call it "
-                f"with key=, or with deterministic=True"
+                "there is no key: write apply(params, state, key, ...), or call it "
+                "with key=, or with deterministic=True"
             )
         return key
 
     def _tick(self, step: Any) -> jax.Array:
         """The step of this call; the clock goes on to the next."""
         if step is None:
-            step = core.check_clock(self._clock(), self._name())
+            step = core.check_clock(self._clock())
         if not hk.running_init():
             hk.set_state("step", core.next_step(step))
         return core.as_step(step)
@@ -77,8 +81,8 @@ class _Sampler(hk.Module):
             return hk.get_state("step")
         except ValueError as error:
             raise ValueError(
-                f"{self._name()} has a schedule but no clock: use hk.transform_with_state and pass "
-                f"the state that init returned, or call it with step="
+                "there is a schedule but no clock: use hk.transform_with_state and pass "
+                "the state that init returned, or call it with step="
             ) from error
 
     def _name(self) -> str:
@@ -146,7 +150,8 @@ class GumbelSoftmax(_Sampler):
             step: overrides the clock, which is left at ``step + 1``.
             key: overrides the stream.
         """
-        return self._draw(x, where, deterministic, temperature, step, key)[0]
+        with core.errors_of(self._name()):
+            return self._draw(x, where, deterministic, temperature, step, key)[0]
 
 
 class CategoricalLatent(_Sampler):
@@ -216,13 +221,120 @@ class CategoricalLatent(_Sampler):
             step: overrides the clock, which is left at ``step + 1``.
             key: overrides the stream.
         """
-        logits = core.latent_logits(x, self.num_latents, self.num_classes)
-        prior_logits = None
-        if self.has_learned_prior:
-            shape = (self.num_latents, self.num_classes)
-            prior_logits = hk.get_parameter("prior_logits", shape, init=jnp.zeros)
-        sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-        return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+        with core.errors_of(self._name()):
+            logits = core.latent_logits(x, self.num_latents, self.num_classes)
+            prior_logits = None
+            if self.has_learned_prior:
+                shape = (self.num_latents, self.num_classes)
+                prior_logits = hk.get_parameter("prior_logits", shape, init=jnp.zeros)
+            sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
+            return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+
+
+class GumbelGate(_Sampler):
+    """Chooses k of N, by its input or by free logits; see ``gs_modules.GateOutput``.
+
+    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / N``, computed in
+    float32 whatever the dtype of the model.
+
+    Args:
+        num_choices: N.
+        k: how many different choices are made, 1 to N; more than one by ``gumbel_top_k``.
+        unimix: uniform share of the law, in [0, 1): keeps every choice possible.
+        temperature: positive number, or a schedule (then the module owns a clock, the state
+            ``step``, and needs ``hk.transform_with_state``).
+        estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``. For ``k > 1`` the
+            default.
+        deterministic: default mode; None means False.
+        dtype: of the weights; float32 by default.
+        rng_collection: there for the same signature everywhere; Haiku has a single stream.
+        name: of the module.
+
+    Raises:
+        TypeError: an option is of another type.
+        ValueError: ``k`` is not in 1 to N, ``unimix`` is not in [0, 1), ``k > 1`` with another
+            estimator.
+
+    Example:
+        >>> model = hk.transform(lambda x: GumbelGate(4, temperature=0.5)(x))
+        >>> key = jax.random.key(0)
+        >>> output = model.apply(model.init(key, jnp.ones((2, 5))), key, jnp.ones((2, 5)))
+        >>> output.weights.shape, output.index.shape, output.combine(jnp.ones((4, 2, 7))).shape
+        ((2, 4), (2, 1), (2, 7))
+        >>> free = hk.transform(lambda: GumbelGate(64, k=10)())
+        >>> free.apply(free.init(key), key).weights.sum().item()
+        10.0
+    """
+
+    def __init__(
+        self,
+        num_choices: int,
+        k: int = 1,
+        *,
+        unimix: float = 0.0,
+        temperature: float | core.Schedule = 1.0,
+        estimator: core.Estimator = core.StraightThroughGumbel(),
+        deterministic: bool | None = None,
+        dtype: DTypeLike | None = None,
+        rng_collection: str = "gumbel",
+        name: str | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            estimator=estimator,
+            deterministic=deterministic,
+            dtype=dtype,
+            rng_collection=rng_collection,
+            name=name,
+        )
+        with core.errors_of(self._name()):
+            core.check_gate(num_choices, k, estimator, unimix)
+        self.num_choices = num_choices
+        self.k = k
+        self.unimix = unimix
+
+    def __call__(
+        self,
+        x: ArrayLike | None = None,
+        *,
+        where: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        temperature: ArrayLike | None = None,
+        step: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> core.GateOutput:
+        """Weights, index, probabilities and losses; see ``gs_modules.GateOutput``.
+
+        Args:
+            x: ``[..., D]`` floating features, from which a dense layer makes the logits; without
+                it they are free, a parameter ``logits`` ``[N]``, zero at first.
+            where: boolean mask that broadcasts to ``[..., N]``; False excludes a choice.
+            bias: floating, broadcasts to ``[..., N]`` and is added to the logits, to balance
+                choices; see ``gs_modules.balancing_bias``.
+            deterministic: overrides the constructor's; a Python bool.
+            temperature: overrides the schedule; the clock still ticks.
+            step: overrides the clock, which is left at ``step + 1``.
+            key: overrides the stream.
+        """
+        with core.errors_of(self._name()):
+            logits = self._logits(x)
+            logits, law = core.gate_law(logits, where=where, bias=bias, unimix=self.unimix)
+            weights, temperature = self._draw(
+                law, None, deterministic, temperature, step, key, self.k
+            )
+            return core.gate_output(
+                weights, logits, law, temperature, k=self.k, module=self._name()
+            )
+
+    def _logits(self, x: ArrayLike | None) -> jax.Array:
+        if x is None:
+            free = hk.get_parameter("logits", (self.num_choices,), init=jnp.zeros)
+            return free.astype(jnp.float32)
+        # As Flax's: Haiku's own default differs in scale.
+        init = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
+        dense = hk.Linear(self.num_choices, w_init=init, name="dense")
+        return dense(core.gate_features(x))
 
 
 def set_step(state: Mapping[str, Mapping[str, Any]], step: int | jax.Array) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 import gs_modules as core
 
-__all__ = ["CategoricalLatent", "GumbelSoftmax", "set_step"]
+__all__ = ["CategoricalLatent", "GumbelGate", "GumbelSoftmax", "set_step"]
 
 COLLECTION = "anneal"
 """The variable collection that holds the clocks."""
@@ -36,6 +36,7 @@ class _Sampler(nn.Module, kw_only=True):
         temperature: ArrayLike | None,
         step: ArrayLike | None,
         key: jax.Array | None,
+        k: int = 1,
     ) -> tuple[jax.Array, ArrayLike | None]:
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         schedule = core.check_temperature(self.temperature)
@@ -43,18 +44,19 @@ class _Sampler(nn.Module, kw_only=True):
         if callable(schedule) and self.is_initializing():
             self.variable(COLLECTION, "step", jnp.zeros, (), jnp.int32)
         if core.resolve_deterministic(deterministic, self.deterministic):
-            return core.draw_deterministic(logits, where=where, dtype=self.dtype), None
+            sample = core.draw_deterministic(logits, where=where, dtype=self.dtype, k=k)
+            return sample, None
         key = self._key() if key is None else key
         step = self._tick(step) if callable(schedule) else None
         temperature = core.resolve_temperature(schedule, temperature, step)
-        sample = core.draw(estimator, key, logits, temperature, where=where, dtype=self.dtype)
+        sample = core.draw(estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k)
         return sample, temperature
 
     def _key(self) -> jax.Array:
         # Outside init, make_rng would fall back to the stream `params`: the same noise everywhere.
         if not (self.has_rng(self.rng_collection) or self.is_initializing()):
             raise ValueError(
-                f"{self._name()} needs the key stream {self.rng_collection!r}: write "
+                f"there is no key stream {self.rng_collection!r}: write "
                 f"apply(..., rngs={{{self.rng_collection!r}: key}}), or call it with key=, or "
                 f"with deterministic=True"
             )
@@ -66,15 +68,15 @@ class _Sampler(nn.Module, kw_only=True):
         if step is None:
             if not self.has_variable(COLLECTION, "step"):
                 raise ValueError(
-                    f"{self._name()} has a schedule but no clock: pass the collection "
+                    f"there is a schedule but no clock: pass the collection "
                     f"{COLLECTION!r} that init returned, or call it with step="
                 )
             if not is_mutable:
                 raise ValueError(
-                    f"{self._name()} cannot advance its clock: write apply(..., "
+                    f"the clock cannot advance: write apply(..., "
                     f'mutable=["{COLLECTION}"]), or call it with step= or deterministic=True'
                 )
-            step = core.check_clock(self.get_variable(COLLECTION, "step"), self._name())
+            step = core.check_clock(self.get_variable(COLLECTION, "step"))
         if is_mutable and not self.is_initializing():
             self.put_variable(COLLECTION, "step", core.next_step(step))
         return core.as_step(step)
@@ -124,7 +126,8 @@ class GumbelSoftmax(_Sampler):
             step: overrides the clock, which is left at ``step + 1`` if it is mutable.
             key: overrides the stream.
         """
-        return self._draw(x, where, deterministic, temperature, step, key)[0]
+        with core.errors_of(self._name()):
+            return self._draw(x, where, deterministic, temperature, step, key)[0]
 
 
 class CategoricalLatent(_Sampler):
@@ -174,16 +177,99 @@ class CategoricalLatent(_Sampler):
             step: overrides the clock, which is left at ``step + 1`` if it is mutable.
             key: overrides the stream.
         """
-        shape = (
-            core.check_count("num_latents", self.num_latents),
-            core.check_count("num_classes", self.num_classes),
-        )
-        logits = core.latent_logits(x, *shape)
-        prior_logits = None
-        if core.has_learned_prior(self.prior):
-            prior_logits = self.param("prior_logits", nn.initializers.zeros, shape)
-        sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-        return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+        with core.errors_of(self._name()):
+            shape = (
+                core.check_count("num_latents", self.num_latents),
+                core.check_count("num_classes", self.num_classes),
+            )
+            logits = core.latent_logits(x, *shape)
+            prior_logits = None
+            if core.has_learned_prior(self.prior):
+                prior_logits = self.param("prior_logits", nn.initializers.zeros, shape)
+            sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
+            return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+
+
+class GumbelGate(_Sampler):
+    """Chooses k of N, by its input or by free logits; see ``gs_modules.GateOutput``.
+
+    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / N``, computed in
+    float32 whatever the dtype of the model.
+
+    Args:
+        num_choices: N.
+        k: how many different choices are made, 1 to N; more than one by ``gumbel_top_k``.
+        unimix: uniform share of the law, in [0, 1): keeps every choice possible.
+        temperature: positive number, or a schedule (then the module owns a clock, the variable
+            ``step`` of the collection ``anneal``; training calls need ``mutable=["anneal"]``).
+        estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``. For ``k > 1`` the
+            default.
+        deterministic: default mode; None means False.
+        dtype: of the weights; float32 by default.
+        rng_collection: name of the key stream.
+
+    Raises:
+        TypeError: an option is of another type.
+        ValueError: ``k`` is not in 1 to N, ``unimix`` is not in [0, 1), ``k > 1`` with another
+            estimator.
+
+    Example:
+        >>> gate = GumbelGate(4, temperature=0.5)
+        >>> keys = {"params": jax.random.key(0), "gumbel": jax.random.key(1)}
+        >>> output, _ = gate.init_with_output(keys, jnp.ones((2, 5)))
+        >>> output.weights.shape, output.index.shape, output.combine(jnp.ones((4, 2, 7))).shape
+        ((2, 4), (2, 1), (2, 7))
+        >>> GumbelGate(64, k=10).init_with_output(keys)[0].weights.sum().item()
+        10.0
+    """
+
+    num_choices: int
+    k: int = 1
+    _: dataclasses.KW_ONLY
+    unimix: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: ArrayLike | None = None,
+        *,
+        where: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        temperature: ArrayLike | None = None,
+        step: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> core.GateOutput:
+        """Weights, index, probabilities and losses; see ``gs_modules.GateOutput``.
+
+        Args:
+            x: ``[..., D]`` floating features, from which a dense layer makes the logits; without
+                it they are free, a parameter ``logits`` ``[N]``, zero at first.
+            where: boolean mask that broadcasts to ``[..., N]``; False excludes a choice.
+            bias: floating, broadcasts to ``[..., N]`` and is added to the logits, to balance
+                choices; see ``gs_modules.balancing_bias``.
+            deterministic: overrides the constructor's; a Python bool.
+            temperature: overrides the schedule; the clock still ticks.
+            step: overrides the clock, which is left at ``step + 1`` if it is mutable.
+            key: overrides the stream.
+        """
+        with core.errors_of(self._name()):
+            core.check_gate(self.num_choices, self.k, self.estimator, self.unimix)
+            logits = self._logits(x)
+            logits, law = core.gate_law(logits, where=where, bias=bias, unimix=self.unimix)
+            weights, temperature = self._draw(
+                law, None, deterministic, temperature, step, key, self.k
+            )
+            return core.gate_output(
+                weights, logits, law, temperature, k=self.k, module=self._name()
+            )
+
+    def _logits(self, x: ArrayLike | None) -> jax.Array:
+        if x is None:
+            free = self.param("logits", nn.initializers.zeros, (self.num_choices,))
+            return free.astype(jnp.float32)
+        dense = nn.Dense(self.num_choices, dtype=jnp.float32, name="dense")
+        return dense(core.gate_features(x))
 
 
 def set_step(variables: Mapping[str, Any], step: int | jax.Array) -> dict[str, Any]:

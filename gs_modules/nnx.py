@@ -7,16 +7,27 @@ And ``rngs.gumbel()`` draws NNX's own noise; a key of the stream ``gumbel`` is `
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.typing import ArrayLike, DTypeLike
 
 import gs_modules as core
 
-__all__ = ["AnnealStep", "CategoricalLatent", "GumbelSoftmax", "set_step"]
+__all__ = [
+    "AnnealStep",
+    "CategoricalLatent",
+    "GumbelGate",
+    "GumbelSoftmax",
+    "assert_ticks",
+    "restore",
+    "set_key",
+    "set_step",
+]
 
 
 class AnnealStep(nnx.Variable):
@@ -62,17 +73,19 @@ class _Sampler(nnx.Module):
         temperature: ArrayLike | None,
         step: ArrayLike | None,
         key: jax.Array | None,
+        k: int = 1,
     ) -> tuple[jax.Array, ArrayLike | None]:
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         if core.resolve_deterministic(deterministic, self.deterministic):
-            return core.draw_deterministic(logits, where=where, dtype=self.dtype), None
+            sample = core.draw_deterministic(logits, where=where, dtype=self.dtype, k=k)
+            return sample, None
         used = None if self.rngs is None else self.rngs.count[...]
         at = self._step(step)
         temperature = core.resolve_temperature(self.temperature, temperature, at)
         key = self._key() if key is None else key
         try:
             sample = core.draw(
-                self.estimator, key, logits, temperature, where=where, dtype=self.dtype
+                self.estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k
             )
         except Exception:  # a refused call changes nothing
             if self.rngs is not None:
@@ -85,7 +98,7 @@ class _Sampler(nnx.Module):
     def _key(self) -> jax.Array:
         if self.rngs is None:
             raise ValueError(
-                f"{type(self).__name__} has no key stream: build it with "
+                f"there is no key stream: build the module with "
                 f"rngs=nnx.Rngs({self.rng_collection}=0), or call it with key=, or with "
                 f"deterministic=True"
             )
@@ -96,8 +109,17 @@ class _Sampler(nnx.Module):
         if not callable(self.temperature):
             return None
         if step is None:
-            step = core.check_clock(self.step[...], type(self).__name__)
+            step = core.check_clock(self.step[...])
         return core.as_step(step)
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _ticks(self) -> jax.Array:
+        """What a training call moves: the clock, else the count of the stream, else nothing."""
+        if callable(self.temperature):
+            return self.step[...]
+        return jnp.zeros(()) if self.rngs is None else self.rngs.count[...]
 
 
 class GumbelSoftmax(_Sampler):
@@ -157,7 +179,8 @@ class GumbelSoftmax(_Sampler):
             step: overrides the clock, which is left at ``step + 1``.
             key: overrides the stream.
         """
-        return self._draw(x, where, deterministic, temperature, step, key)[0]
+        with core.errors_of(self._name()):
+            return self._draw(x, where, deterministic, temperature, step, key)[0]
 
 
 class CategoricalLatent(_Sampler):
@@ -228,10 +251,134 @@ class CategoricalLatent(_Sampler):
             step: overrides the clock, which is left at ``step + 1``.
             key: overrides the stream.
         """
-        logits = core.latent_logits(x, self.num_latents, self.num_classes)
-        sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-        prior_logits = self.prior_logits[...] if self.prior == "learned" else None
-        return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+        with core.errors_of(self._name()):
+            logits = core.latent_logits(x, self.num_latents, self.num_classes)
+            sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
+            prior_logits = self.prior_logits[...] if self.prior == "learned" else None
+            return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+
+
+class GumbelGate(_Sampler):
+    """Chooses k of N, by its input or by free logits; see ``gs_modules.GateOutput``.
+
+    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / N``, computed in
+    float32 whatever the dtype of the model.
+
+    Args:
+        num_choices: N.
+        k: how many different choices are made, 1 to N; more than one by ``gumbel_top_k``.
+        in_features: D of the input; None: the logits are free, a parameter.
+        unimix: uniform share of the law, in [0, 1): keeps every choice possible.
+        temperature: positive number, or a schedule (then the module owns a clock, ``step``).
+        estimator: forward sample and gradient; see ``gs_modules.ESTIMATORS``. For ``k > 1`` the
+            default.
+        deterministic: default mode; None means False. ``eval()`` and ``train()`` set it.
+        dtype: of the weights; float32 by default.
+        rng_collection: name of the stream of ``rngs`` that keys are drawn from.
+        rngs: its streams, ``params`` for the dense layer; ``default`` where one is missing. The
+            stream ``rng_collection`` is forked.
+
+    Raises:
+        TypeError: an option is of another type.
+        ValueError: ``k`` is not in 1 to N, ``unimix`` is not in [0, 1), ``k > 1`` with another
+            estimator.
+
+    Example:
+        >>> gate = GumbelGate(4, in_features=5, temperature=0.5, rngs=nnx.Rngs(0))
+        >>> output = gate(jnp.ones((2, 5)))
+        >>> output.weights.shape, output.index.shape, output.combine(jnp.ones((4, 2, 7))).shape
+        ((2, 4), (2, 1), (2, 7))
+        >>> GumbelGate(64, k=10, rngs=nnx.Rngs(0))().weights.sum().item()
+        10.0
+    """
+
+    def __init__(
+        self,
+        num_choices: int,
+        k: int = 1,
+        *,
+        in_features: int | None = None,
+        unimix: float = 0.0,
+        temperature: float | core.Schedule = 1.0,
+        estimator: core.Estimator = core.StraightThroughGumbel(),
+        deterministic: bool | None = None,
+        dtype: DTypeLike | None = None,
+        rng_collection: str = "gumbel",
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            estimator=estimator,
+            deterministic=deterministic,
+            dtype=dtype,
+            rng_collection=rng_collection,
+            rngs=rngs,
+        )
+        core.check_gate(num_choices, k, estimator, unimix)
+        self.num_choices = num_choices
+        self.k = k
+        self.unimix = unimix
+        self.in_features = in_features
+        if in_features is None:
+            self.logits = nnx.Param(jnp.zeros(num_choices))
+        elif isinstance(rngs, nnx.Rngs):
+            in_features = core.check_count("in_features", in_features)
+            self.dense = nnx.Linear(in_features, num_choices, dtype=jnp.float32, rngs=rngs)
+        else:
+            raise ValueError(
+                f"a gate with in_features makes parameters: write rngs=nnx.Rngs(0), got {rngs!r}"
+            )
+
+    def __call__(
+        self,
+        x: ArrayLike | None = None,
+        *,
+        where: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        temperature: ArrayLike | None = None,
+        step: ArrayLike | None = None,
+        key: jax.Array | None = None,
+    ) -> core.GateOutput:
+        """Weights, index, probabilities and losses; see ``gs_modules.GateOutput``.
+
+        Args:
+            x: ``[..., D]`` floating features, from which a dense layer makes the logits; without
+                it they are free, a parameter ``logits`` ``[N]``, zero at first.
+            where: boolean mask that broadcasts to ``[..., N]``; False excludes a choice.
+            bias: floating, broadcasts to ``[..., N]`` and is added to the logits, to balance
+                choices; see ``gs_modules.balancing_bias``.
+            deterministic: overrides the constructor's; a Python bool.
+            temperature: overrides the schedule; the clock still ticks.
+            step: overrides the clock, which is left at ``step + 1``.
+            key: overrides the stream.
+        """
+        with core.errors_of(self._name()):
+            logits = self._logits(x)
+            logits, law = core.gate_law(logits, where=where, bias=bias, unimix=self.unimix)
+            weights, temperature = self._draw(
+                law, None, deterministic, temperature, step, key, self.k
+            )
+            return core.gate_output(
+                weights, logits, law, temperature, k=self.k, module=self._name()
+            )
+
+    def _logits(self, x: ArrayLike | None) -> jax.Array:
+        if (x is None) != (self.in_features is None):
+            raise ValueError(
+                f"the gate was built with in_features={self.in_features} and takes "
+                f"{'no input' if self.in_features is None else 'x of shape [..., in_features]'}; "
+                f"build it with in_features=D for an input, without for free logits"
+            )
+        if x is None:
+            return self.logits[...].astype(jnp.float32)
+        features = core.gate_features(x)
+        if features.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x must have in_features={self.in_features} on its last axis, got the shape "
+                f"{features.shape}"
+            )
+        return self.dense(features)
 
 
 def set_step(model: nnx.Module, step: int | jax.Array) -> None:
@@ -269,3 +416,129 @@ def _own_stream(rngs: nnx.Rngs | nnx.RngStream | None, rng_collection: str) -> n
             f"nnx.Rngs({rng_collection}=0) or nnx.Rngs(0)"
         )
     return rngs[rng_collection].fork()
+
+
+def set_key(model: nnx.Module, key: jax.Array) -> None:
+    """Gives every stream of ``model`` a key of its own made from ``key``, in place.
+
+    Noise is then a function of ``key``, as with Linen's ``rngs=`` and Haiku's ``apply``: call it
+    with ``fold_in(key, step)`` in each step to continue a run exactly, and under ``jax.shard_map``
+    with ``fold_in(key, jax.lax.axis_index(name))``, so that devices draw differently. Unlike
+    ``nnx.reseed``, which starts all streams of one name alike, it never repeats noise in two
+    layers. It works under ``nnx.jit`` too.
+
+    Raises:
+        ValueError: the model has no stream.
+
+    Example:
+        >>> layer = GumbelSoftmax(rngs=nnx.Rngs(0))
+        >>> set_key(layer, jax.random.fold_in(jax.random.key(0), 7))
+        >>> layer(jnp.zeros((2, 3))).shape
+        (2, 3)
+    """
+    streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
+    if not streams:
+        raise ValueError(f"set_key: {type(model).__name__} holds no stream; build it with rngs=")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    for number, stream in enumerate(streams):
+        own = jax.random.fold_in(key, number)
+        shape = stream.key[...].shape  # of layers that nnx.vmap made
+        stream.key[...] = jax.random.split(own, shape) if shape else own
+        stream.count[...] = jnp.zeros_like(stream.count[...])
+
+
+def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs: Any) -> None:
+    """That a training step moves every clock of ``model``, and without a clock the stream.
+
+    Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates of a module that is passed
+    to them, without a word: the temperature never anneals and every step draws the same noise.
+    Write this into a test. It calls ``fn`` on a copy; the model stays as it is.
+
+    Args:
+        fn: the training step, called as ``fn(model, *args, **kwargs)``.
+        model: in training mode.
+        *args: for ``fn``.
+        **kwargs: for ``fn``.
+
+    Raises:
+        AssertionError: a module did not tick.
+        ValueError: the model holds no module of this file.
+
+    Example:
+        >>> layer = GumbelSoftmax(rngs=nnx.Rngs(0))
+        >>> assert_ticks(nnx.jit(lambda layer, x: layer(x)), layer, jnp.zeros((2, 3)))
+        >>> assert_ticks(jax.jit(lambda layer, x: layer(x)), layer, jnp.zeros((2, 3)))
+        Traceback (most recent call last):
+        AssertionError: did not tick: GumbelSoftmax at the top; ...
+    """
+    before = _ticks(model)
+    if not before:
+        raise ValueError(f"assert_ticks: {type(model).__name__} holds no module of gs_modules.nnx")
+    copy = nnx.clone(model)
+    fn(copy, *args, **kwargs)
+    after = _ticks(copy)
+    still = [name for name in before if (before[name] == after[name]).all()]
+    if still:
+        raise AssertionError(
+            f"did not tick: {', '.join(still)}; use nnx.jit, nnx.vmap, nnx.remat, ... in place of "
+            f"jax's own, which drop the updates of a module passed to them, and call model.train()"
+        )
+
+
+def restore(model: nnx.Module, state: nnx.State | Mapping[Any, Any]) -> None:
+    """Puts ``state``, the whole of it, into ``model``, in place; anything missing is named.
+
+    ``nnx.update`` takes a state without clocks or streams, such as the parameters alone, and says
+    nothing: the temperature then starts anew.
+
+    Args:
+        model: of the same structure.
+        state: what ``nnx.state(model)`` was, or its ``nnx.to_pure_dict``, orbax's integer paths
+            turned to strings included.
+
+    Raises:
+        ValueError: an entry is missing, unknown, or of another shape or dtype; nothing is changed.
+
+    Example:
+        >>> layer = GumbelSoftmax(temperature=core.Linear(1.0, 0.5, steps=10), rngs=nnx.Rngs(0))
+        >>> restore(layer, nnx.state(layer, nnx.Param))
+        Traceback (most recent call last):
+        ValueError: restore: the state lacks the stream rngs/count, ... lacks the clock step; ...
+    """
+    pure = nnx.to_pure_dict(state) if isinstance(state, nnx.State) else state
+    given = {_path(path): value for path, value in flatten_dict(pure).items()}
+    own = {
+        _path(path): node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Variable)
+    }
+    wrong = [f"lacks the {_kind(own[path])} {path}" for path in own if path not in given]
+    wrong += [f"has {path}, which the model has not" for path in given if path not in own]
+    for path in own.keys() & given.keys():
+        expected, found = (jax.typeof(value) for value in (own[path][...], given[path]))
+        if (expected.shape, expected.dtype) != (found.shape, found.dtype):
+            wrong.append(f"has {path} as {found.str_short()}, the model as {expected.str_short()}")
+    if wrong:
+        raise ValueError(
+            f"restore: the state {', '.join(wrong)}; save nnx.state(model), not nnx.Param alone"
+        )
+    for path, node in own.items():
+        node[...] = given[path]
+
+
+def _ticks(model: nnx.Module) -> dict[str, jax.Array]:
+    """What a training call moves in each module of this file, by its name."""
+    return {
+        f"{type(node).__name__} at {_path(path) or 'the top'}": node._ticks()
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, _Sampler)
+    }
+
+
+def _path(path: Sequence[Any]) -> str:
+    return "/".join(map(str, path))
+
+
+def _kind(variable: nnx.Variable) -> str:
+    if isinstance(variable, AnnealStep):
+        return "clock"
+    return "stream" if isinstance(variable, nnx.RngState) else type(variable).__name__

@@ -31,6 +31,8 @@ CORE = [
     "_schedules",
     "_objectives",
     "_metrics",
+    "_latents",
+    "_gates",
     "_modules",
 ]
 FRONT_ENDS = {"nnx": "flax", "linen": "flax", "haiku": "haiku"}

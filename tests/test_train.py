@@ -19,7 +19,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from gs_modules import CodeUsage
+from gs_modules import Usage
 from gs_modules.train import bound, cli, data, models
 from gs_modules.train.config import load
 from gs_modules.train.loop import Trainer
@@ -389,7 +389,7 @@ def test_the_bound_is_the_enumerated_one_and_ignores_padding(monkeypatch):
 
 
 def test_totals_of_batches_add_up_to_those_of_the_whole():
-    usage = CodeUsage(jnp.ones((2, 3), jnp.int32))
+    usage = Usage(jnp.ones((2, 3), jnp.int32))
     one = bound.Totals(jnp.float32(2), jnp.float32(10), jnp.float32(4), usage)
     both = (one + one).metrics()
     assert both["neg_elbo"] == 7 and both["reconstruction"] == 5 and both["kl"] == 2

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gs_modules import CodeUsage, LatentOutput, gumbel_softmax, latent_output
+from gs_modules import LatentOutput, Usage, gumbel_softmax, latent_output
 from gs_modules.train.models import Model, Params
 
 EVALUATION_BATCH = 500
@@ -37,11 +37,11 @@ class Totals:
     count: jax.Array
     reconstruction: jax.Array
     kl: jax.Array
-    usage: CodeUsage
+    usage: Usage
 
     @classmethod
     def zero(cls, num_latents: int, num_classes: int) -> Totals:
-        usage = CodeUsage(jnp.zeros((num_latents, num_classes), jnp.int32))
+        usage = Usage(jnp.zeros((num_latents, num_classes), jnp.int32))
         return cls(jnp.float32(0), jnp.float32(0), jnp.float32(0), usage)
 
     @classmethod
@@ -58,7 +58,7 @@ class Totals:
             count=keep.sum(dtype=jnp.float32),
             reconstruction=jnp.where(keep, reconstruction(pixel_logits, x), 0).sum(),
             kl=jnp.where(keep, latent.kl, 0).sum(),
-            usage=CodeUsage.of(jnp.where(keep[:, None], latent.index, -1), latent.logits.shape[-1]),
+            usage=latent.usage(where=keep),
         )
 
     def __add__(self, other: Totals) -> Totals:

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from gs_modules import CodeUsage, gumbel_max, gumbel_softmax
+from gs_modules import Usage, gumbel_max, gumbel_softmax
 from gs_modules.train.data import Dataset
 from gs_modules.train.models import Model, Params
 from gs_modules.train.run_directory import write_whole
@@ -63,7 +63,7 @@ def _draw(
     return {
         "reconstructed": decoded(posterior_key, model.encode(params, x).logits),
         "sampled": decoded(prior_key, jnp.broadcast_to(prior, (8 * GRID, *prior.shape))),
-        "counts": CodeUsage.of(index, prior.shape[-1]).counts,
+        "counts": Usage.of(index, prior.shape[-1]).counts,
     }
 
 

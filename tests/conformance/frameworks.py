@@ -55,8 +55,9 @@ class NNX(Model):
 
     def init(self, key, x):
         del x
-        rngs = None if key is None else nnx.Rngs(gumbel=key)
-        return self._split(nnx.List(self.build(rngs=rngs)))
+        rngs = None if key is None else nnx.Rngs(params=key, gumbel=key)
+        params, state = self._split(nnx.List(self.build(rngs=rngs)))
+        return transparent(params), state
 
     def _split(self, model):
         graph, params, others = nnx.split(model, nnx.Param, ...)
@@ -105,7 +106,7 @@ class Linen(Model):
 
     def init(self, key, x):
         variables = self.Stack(self).init({"params": key, "gumbel": key}, x)
-        return variables.get("params", {}), {"anneal": variables.get("anneal", {})}
+        return transparent(variables.get("params", {})), {"anneal": variables.get("anneal", {})}
 
     def train(self, params, state, key, x, /, **call):
         rngs = None if key is None else {"gumbel": key}
@@ -135,7 +136,8 @@ class Haiku(Model):
         return transform(lambda x, /, **call: self.apply(self.build(), x, **call))
 
     def init(self, key, x):
-        return self.transformed().init(key, x)
+        params, state = self.transformed().init(key, x)
+        return transparent(params), state
 
     def train(self, params, state, key, x, /, **call):
         return self.transformed().apply(params, state, key, x, **call)
@@ -161,17 +163,34 @@ LATENTS, CLASSES = 2, 3
 REQUIRED = {
     "GumbelSoftmax": {},
     "CategoricalLatent": {"num_latents": LATENTS, "num_classes": CLASSES},
+    "GumbelGate": {"num_choices": LATENTS * CLASSES},
 }
 """The options without a default of every module that there is."""
 
 
+def required(framework, module):
+    """The options that a module of this framework cannot be built without, for ``inputs``."""
+    idioms = {("nnx", "GumbelGate"): {"in_features": LATENTS * CLASSES}}
+    return REQUIRED[module] | idioms.get((framework.name, module), {})
+
+
 def logits_of(module, x):
-    """What the module samples when it is called on ``x``, ``[B, 6]``."""
+    """What the module, if ``transparent``, samples when it is called on ``x``, ``[B, 6]``."""
+    if module == "GumbelGate":
+        return x.astype(jnp.float32)
     return x.reshape(-1, LATENTS, CLASSES) if module == "CategoricalLatent" else x
 
 
 def sample_of(output):
+    if isinstance(output, gs_modules.GateOutput):
+        return output.weights
     return output if isinstance(output, jax.Array) else output.sample
+
+
+def transparent(params):
+    """Parameters of gates whose dense layer gives its input back."""
+    size = LATENTS * CLASSES
+    return jax.tree.map(lambda leaf: jnp.eye(size) if leaf.shape == (size, size) else leaf, params)
 
 
 def public_modules(framework):
@@ -184,7 +203,7 @@ def public_modules(framework):
 
 
 def model(framework, module, /, count=1, calls=1, **options):
-    layer = Layer(module, tuple((REQUIRED[module] | options).items()))
+    layer = Layer(module, tuple((required(framework, module) | options).items()))
     return framework((layer,) * count, calls)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from frameworks import NNX, REQUIRED, Haiku, Linen, inputs, model, sample_of
+from frameworks import NNX, REQUIRED, Haiku, Linen, inputs, model, required, sample_of
 
 import gs_modules as gs
 
@@ -17,7 +17,9 @@ every_module = pytest.mark.parametrize("module", REQUIRED)
 
 
 def built(framework, module, **options):
-    return getattr(framework.api, module)(**REQUIRED[module], temperature=ANNEALED, **options)
+    return getattr(framework.api, module)(
+        **required(framework, module), temperature=ANNEALED, **options
+    )
 
 
 def is_drawn(output):
@@ -48,9 +50,15 @@ def test_nnx_falls_back_to_the_default_stream_and_refuses_to_have_neither(module
     x, options = inputs(), {"estimator": gs.Pathwise()}
     named = built(NNX, module, rngs=nnx.Rngs(params=1, gumbel=0), **options)
     fallen_back = built(NNX, module, rngs=nnx.Rngs(default=0, params=1), **options)
-    renamed = built(NNX, module, rngs=nnx.Rngs(noise=0), rng_collection="noise", **options)
-    stream = built(NNX, module, rngs=nnx.Rngs(gumbel=0).gumbel, **options)
-    samples = [sample_of(layer(x)) for layer in (named, fallen_back, renamed, stream)]
+    rngs = nnx.Rngs(params=1, noise=0)
+    layers = [named, fallen_back, built(NNX, module, rngs=rngs, rng_collection="noise", **options)]
+    stream = nnx.Rngs(gumbel=0).gumbel
+    if module == "GumbelGate":  # one stream has no key for the parameters
+        with pytest.raises(ValueError, match=r"rngs=nnx\.Rngs\(0\)"):
+            built(NNX, module, rngs=stream)
+    else:
+        layers.append(built(NNX, module, rngs=stream, **options))
+    samples = [sample_of(layer(x)) for layer in layers]
     for sample in samples[1:]:
         np.testing.assert_array_equal(samples[0], sample)
     with pytest.raises(ValueError, match=r"'gumbel'.*'default'.*nnx\.Rngs"):
@@ -145,27 +153,29 @@ def test_linen_never_falls_back_to_the_stream_of_the_parameters(module):
 def test_linen_refuses_a_clock_that_cannot_tick_and_a_clock_that_is_not_there(module):
     layer = built(Linen, module)
     variables = layer.init(KEY, inputs())
+    parameters = {"params": variables.get("params", {})}
     rngs = {"gumbel": KEY}
     for call in ({}, {"temperature": 0.5}, {"key": KEY}):
         for mutable in (False, [], ["batch_stats"]):
             with pytest.raises(ValueError, match=rf'{module}.*mutable=\["anneal"\]'):
                 layer.apply(variables, inputs(), rngs=rngs, mutable=mutable, **call)
         with pytest.raises(ValueError, match=rf"{module}.*no clock.*'anneal'"):
-            layer.apply({}, inputs(), rngs=rngs, mutable=["anneal"], **call)
+            layer.apply(parameters, inputs(), rngs=rngs, mutable=["anneal"], **call)
     with pytest.raises(ValueError, match="no clock"):
-        layer.apply({}, inputs(), rngs=rngs)
+        layer.apply(parameters, inputs(), rngs=rngs)
 
 
 @every_module
 def test_linen_draws_at_a_given_step_with_an_immutable_clock_or_none(module):
     layer = built(Linen, module, estimator=gs.Pathwise())
     variables = layer.init(KEY, inputs())
-    drawn = [layer.apply(v, inputs(), key=KEY, step=40) for v in (variables, {})]
+    parameters = {"params": variables.get("params", {})}
+    drawn = [layer.apply(v, inputs(), key=KEY, step=40) for v in (variables, parameters)]
     expected = layer.apply(variables, inputs(), key=KEY, step=40, mutable=["anneal"])
     assert expected[1]["anneal"]["step"] == 41
     for output in drawn:
         np.testing.assert_array_equal(sample_of(output), sample_of(expected[0]))
-    stored = layer.apply({}, inputs(), key=KEY, step=40, mutable=["anneal"])[1]
+    stored = layer.apply(parameters, inputs(), key=KEY, step=40, mutable=["anneal"])[1]
     assert stored["anneal"]["step"] == 41
 
 
@@ -197,25 +207,26 @@ def test_haiku_names_transform_with_state_where_there_is_no_clock(module):
     stateless = model(Haiku, module, temperature=ANNEALED).transformed(hk.transform)
     with pytest.raises(ValueError, match="transform_with_state"):
         stateless.init(KEY, inputs())
+    params, _ = model(Haiku, module, temperature=ANNEALED).init(KEY, inputs())
     with pytest.raises(ValueError, match=rf"{module}.*clock.*transform_with_state"):
-        stateless.apply({}, KEY, inputs())
+        stateless.apply(params, KEY, inputs())
     stateful = model(Haiku, module, temperature=ANNEALED).transformed()
     with pytest.raises(ValueError, match=rf"{module}.*clock.*transform_with_state"):
-        stateful.apply({}, {}, KEY, inputs())
+        stateful.apply(params, {}, KEY, inputs())
 
 
 @every_module
 def test_haiku_evaluates_under_a_stateless_transform_and_needs_no_key(module):
     stateless = model(Haiku, module, temperature=ANNEALED).transformed(hk.transform)
-    (output,) = stateless.apply({}, None, inputs(), deterministic=True)
+    params, _ = model(Haiku, module, temperature=ANNEALED).init(KEY, inputs())
+    (output,) = stateless.apply(params, None, inputs(), deterministic=True)
     assert not is_drawn(output)
 
 
 @every_module
 def test_haiku_constant_temperatures_need_no_state(module):
     transformed = model(Haiku, module, temperature=0.5).transformed(hk.transform)
-    assert transformed.init(KEY, inputs()) == {}
-    transformed.apply({}, KEY, inputs())
+    transformed.apply(transformed.init(KEY, inputs()), KEY, inputs())
 
 
 def test_haiku_set_step_names_the_modules_that_it_found_and_keeps_other_state():

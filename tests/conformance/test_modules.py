@@ -157,6 +157,7 @@ def test_a_clock_of_another_dtype_is_refused_by_name(framework, module, clock):
 
 
 @every_module
+@pytest.mark.usefixtures("promotion_as_users_have_it")
 def test_a_cast_of_the_floating_leaves_keeps_the_clock(framework, module):
     built, params, state = started(framework, module)
     state = built.set_step(params, state, 300)  # bfloat16 would make 300 of 301
@@ -213,16 +214,16 @@ def test_an_explicit_key_gives_the_numbers_of_the_core(framework, module, estima
 
     def from_module(x):
         sample = sample_of(built.train(params, state, None, x, key=KEY)[0][0])
-        return jnp.sum(sample.reshape(x.shape) * weights), sample
+        return jnp.sum(sample.reshape(x.shape).astype(dtype) * weights), sample
 
     def from_core(x):
         sample = estimator(KEY, logits_of(module, x), ANNEALED(0))
-        return jnp.sum(sample.reshape(x.shape) * weights), sample
+        return jnp.sum(sample.reshape(x.shape).astype(dtype) * weights), sample
 
     gradients, samples = zip(
         *(jax.grad(f, has_aux=True)(inputs(dtype)) for f in (from_module, from_core)), strict=True
     )
-    assert samples[0].dtype == gradients[0].dtype == dtype
+    assert samples[0].dtype == samples[1].dtype and gradients[0].dtype == dtype
     np.testing.assert_array_equal(*samples)
     np.testing.assert_array_equal(*gradients)
     assert np.any(gradients[0] != 0)
@@ -231,6 +232,10 @@ def test_an_explicit_key_gives_the_numbers_of_the_core(framework, module, estima
 @every_module
 def test_a_training_call_without_a_stream_is_refused_and_says_what_to_write(framework, module):
     built, params, state = started(framework, module)
+    if framework.name == "nnx" and module == "GumbelGate":
+        with pytest.raises(ValueError, match=r"rngs=nnx\.Rngs"):
+            built.init(None, inputs())
+        return
     if framework.name == "nnx":
         params, state = built.init(None, inputs())
     with pytest.raises(ValueError, match=rf"{module}.*key=.*deterministic=True"):
@@ -331,7 +336,9 @@ def test_traced_and_other_arrays_are_refused_as_the_temperature_of_a_module(fram
     ids=str,
 )
 def test_what_is_no_estimator_is_refused_by_name(framework, module, estimator, write):
-    with pytest.raises(TypeError, match=f"^estimator must be a gradient estimator, got .*{write}"):
+    with pytest.raises(
+        TypeError, match=rf"^({module}.*: )?estimator must be a gradient estimator, got .*{write}"
+    ):
         model(framework, module, estimator=estimator).init(KEY, inputs())
 
 
@@ -343,7 +350,7 @@ def test_dtype_is_that_of_the_sample_alone(framework, module):
     np.testing.assert_array_equal(sample_of(training), expected)
     assert sample_of(training).dtype == jnp.bfloat16
     assert sample_of(built.evaluate(params, state, inputs())[0]).dtype == jnp.bfloat16
-    if hasattr(training, "kl"):
+    if isinstance(training, gs.LatentOutput):
         assert training.kl.dtype == training.logits.dtype == jnp.float32
 
 
@@ -362,9 +369,10 @@ def test_excluded_classes_are_never_drawn_in_either_mode(framework, module):
 def test_integer_input_is_refused_by_name_in_either_mode(framework, module):
     built, params, state = started(framework, module)
     integers = jnp.zeros((4, LATENTS * CLASSES), jnp.int32)
-    with pytest.raises(TypeError, match="logits"):
+    name = "x" if module == "GumbelGate" else "logits"
+    with pytest.raises(TypeError, match=rf"{module}.*: {name} must be floating-point"):
         built.train(params, state, KEY, integers)
-    with pytest.raises(TypeError, match="logits"):
+    with pytest.raises(TypeError, match=rf"{module}.*: {name} must be floating-point"):
         built.evaluate(params, state, integers)
 
 
@@ -410,7 +418,7 @@ def test_one_latent_is_always_flat(framework):
 @pytest.mark.parametrize("value", [0, -2, 2.0, True, "2", None, np.float32(2)], ids=repr)
 def test_numbers_of_latents_and_classes_are_positive_integers(framework, prior, name, value):
     error = ValueError if type(value) is int else TypeError
-    with pytest.raises(error, match=rf"^{name} must be .*, got {re.escape(repr(value))}"):
+    with pytest.raises(error, match=rf"(^|: ){name} must be .*, got {re.escape(repr(value))}"):
         model(framework, "CategoricalLatent", prior=prior, **{name: value}).init(KEY, inputs())
 
 

@@ -51,10 +51,13 @@ def test_options_and_call_are_those_of_the_contract(module):
         contract = ["temperature", "estimator", "deterministic", "dtype", "rng_collection"]
         assert {name: options[name][0] for name in contract} == dict.fromkeys(contract, KEYWORD)
         call = ["where", "deterministic", "temperature", "step", "key"]
+        if module == "GumbelGate":
+            call.insert(1, "bias")
         of_call = arguments(cls.__call__)
         assert list(of_call) == ["x", *call]
         for name in call:
             assert of_call[name] == (KEYWORD, None)
+        assert of_call["x"][1] is (None if module == "GumbelGate" else Parameter.empty)
 
 
 def test_set_step_is_everywhere():
