@@ -1,10 +1,11 @@
-"""Strict JAX for every test, and a count of compilations."""
+"""Strict JAX on four simulated devices for every test, and a count of compilations."""
 
 from collections.abc import Callable, Iterator
 
 import jax
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
