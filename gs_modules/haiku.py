@@ -15,6 +15,10 @@ import gs_modules as core
 __all__ = ["CategoricalLatent", "GumbelGate", "GumbelSoftmax", "set_step"]
 
 
+_OF_INIT = 0x1A17
+"""Folded into the keys of ``init``."""
+
+
 class _Sampler(hk.Module):
     """Mode and clock; each public module adds what it reads and returns."""
 
@@ -66,7 +70,9 @@ class _Sampler(hk.Module):
                 "there is no key: write apply(params, state, key, ...), or call it "
                 "with key=, or with deterministic=True"
             )
-        return key
+        # After init(key), whose parameters used keys of the same sequence, fold_in(key, 0) draws
+        # what init drew: split(key)[0] is fold_in(key, 0).
+        return jax.random.fold_in(key, _OF_INIT) if hk.running_init() else key
 
     def _tick(self, step: Any) -> jax.Array:
         """The step of this call; the clock goes on to the next."""

@@ -49,7 +49,10 @@ class Model:
 
 
 class NNX(Model):
-    """``state`` holds the graph definition, a pytree without leaves. Keys come from its streams."""
+    """``state`` holds the graph definition, a pytree without leaves, and the streams.
+
+    A key gives every stream its own; without one, the streams go on.
+    """
 
     name, api, base = "nnx", gs_modules.nnx, nnx.Module
 
@@ -59,6 +62,11 @@ class NNX(Model):
         params, state = self._split(nnx.List(self.build(rngs=rngs)))
         return transparent(params), state
 
+    def drawn_in_init(self, key, x):
+        """Nothing: a constructor draws no sample."""
+        del key, x
+        return []
+
     def _split(self, model):
         graph, params, others = nnx.split(model, nnx.Param, ...)
         return params, (graph, others)
@@ -67,8 +75,9 @@ class NNX(Model):
         return nnx.merge(state[0], params, state[1], copy=True)
 
     def train(self, params, state, key, x, /, **call):
-        del key
         model = self.merge(params, state)
+        if key is not None:
+            gs_modules.nnx.set_key(model, key)
         outputs = self.apply(model, x, **call)
         return outputs, self._split(model)[1]
 
@@ -108,6 +117,9 @@ class Linen(Model):
         variables = self.Stack(self).init({"params": key, "gumbel": key}, x)
         return transparent(variables.get("params", {})), {"anneal": variables.get("anneal", {})}
 
+    def drawn_in_init(self, key, x):
+        return self.Stack(self).init_with_output({"params": key, "gumbel": key}, x)[0]
+
     def train(self, params, state, key, x, /, **call):
         rngs = None if key is None else {"gumbel": key}
         variables = {"params": params, **state}
@@ -138,6 +150,13 @@ class Haiku(Model):
     def init(self, key, x):
         params, state = self.transformed().init(key, x)
         return transparent(params), state
+
+    def drawn_in_init(self, key, x):
+        drawn = []
+        forward = hk.transform_with_state(lambda x: drawn.extend(self.apply(self.build(), x)))
+        with jax.disable_jit():
+            forward.init(key, x)
+        return drawn
 
     def train(self, params, state, key, x, /, **call):
         return self.transformed().apply(params, state, key, x, **call)
