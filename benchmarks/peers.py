@@ -9,6 +9,7 @@ each can live in an environment of its own. Writes `benchmarks/results/peers_PEE
   number: two million draws, standard error .022.
 * `very_rare`: the same for 1e-7 in float32, exact over the values that the noise of the rare class
   can take; of `gumbel_softmax` in torch, over a billion draws, standard error about .07.
+* `infinite_noises`: of 200 million draws of float16 noise in torch.
 * `first_of_two_equal`: how often the first of two equal classes is drawn at temperature 10: a
   million draws, standard error .0005.
 * `not_one_hot`: the share of hard rows over 8 classes with another value than 0 and 1.
@@ -82,12 +83,15 @@ def torch_numbers():
         function[name] = {
             "rare": second(gumbel_softmax(two.expand(2_000_000, 2), hard=True)),
             "first_of_two_equal": equal[:, 0].nanmean(dtype=torch.float64).item(),
-            "nan_rows_of_a_million": equal[:, 0].isnan().sum().item(),
             "not_one_hot": share_not_one_hot(gumbel_softmax(normal, hard=True).float()),
         }
         law = RelaxedOneHotCategorical(one, logits=two)
         distribution[name] = {"rare": second(law.rsample((2_000_000,)))}
     function["float32"]["very_rare"] = billion()
+    function["float16"]["infinite_noises"] = sum(
+        (torch.empty(10_000_000, dtype=torch.float16).exponential_() == 0).sum().item()
+        for _ in range(20)
+    )
     epsilon = 2.0**-23  # torch.distributions clamps the uniforms by it, on both sides
     uniforms = np.clip(np.arange(2**24) / 2**24, epsilon, 1 - epsilon)
     distribution["float32"]["very_rare"] = share_of_very_rare(-np.log(uniforms))
