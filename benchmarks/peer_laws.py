@@ -1,9 +1,9 @@
 """The numbers of `docs/moving-in.md`: rare classes, ties, one-hot rows and cold densities, by peer.
 
-    PYTHON_WITH_THE_PEER benchmarks/peers.py PEER
+    PYTHON_WITH_THE_PEER benchmarks/peer_laws.py PEER
 
 PEER is `torch`, `tfp`, `distrax`, `textbook` or `here`. Each needs its own packages only, so that
-each can live in an environment of its own. Writes `benchmarks/results/peers_PEER.json`.
+each can live in an environment of its own. Writes `benchmarks/results/peer_laws_PEER.json`.
 
 * `rare`: how often a class of probability .001 is drawn beside one of .999, by the expected
   number: two million draws, standard error .022.
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("peer", choices=MEASURED)
     peer = parser.parse_args().peer
     record = {
-        "command": f"python benchmarks/peers.py {peer}",
+        "command": f"python benchmarks/peer_laws.py {peer}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
@@ -263,7 +263,7 @@ def main() -> None:
         "results": MEASURED[peer](),
     }
     text = json.dumps(rounded(record), indent=2)
-    (Path(__file__).parent / "results" / f"peers_{peer}.json").write_text(text + "\n")
+    (Path(__file__).parent / "results" / f"peer_laws_{peer}.json").write_text(text + "\n")
     print(text)
 
 
