@@ -1,4 +1,4 @@
-"""Code usage: counts that merge, and the perplexity of the whole."""
+"""Usage of codes and choices: counts that merge, and the perplexity of the whole."""
 
 import jax
 import jax.numpy as jnp
@@ -61,3 +61,42 @@ def test_no_codes_at_all_are_no_error():
 def test_codes_that_are_not_integers_are_refused():
     with pytest.raises(TypeError, match="index"):
         Usage.of(jnp.zeros((2, 3)), 4)
+
+
+def test_examples_that_are_left_out_are_not_counted():
+    where = np.arange(24).reshape(6, 4) % 3 != 0
+    usage = Usage.of(jnp.asarray(CODES), 6, where=jnp.asarray(where))
+    np.testing.assert_array_equal(usage.counts, counted(CODES[where], 6))
+    by_row = Usage.of(jnp.asarray(CODES), 6, where=jnp.array([True, False, True, True]))
+    np.testing.assert_array_equal(by_row.counts, counted(CODES[:, [0, 2, 3]], 6))
+    with pytest.raises(TypeError, match="where must be boolean"):
+        Usage.of(jnp.asarray(CODES), 6, where=jnp.ones(4))
+    with pytest.raises(ValueError, match=r"where of shape \(5,\).*examples of shape \(6, 4\)"):
+        Usage.of(jnp.asarray(CODES), 6, where=jnp.ones(5, bool))
+
+
+def test_counts_add_up_over_mapped_devices():
+    shards = jnp.asarray(CODES).reshape(2, 3, 4, 3)
+    counted_once = jax.vmap(
+        lambda codes: Usage.of(codes, 6, axis_name="data"), axis_name="data", out_axes=None
+    )(shards)
+    np.testing.assert_array_equal(counted_once.counts, counted(CODES, 6))
+
+
+def test_counts_stop_at_their_largest_and_keep_the_perplexity_right():
+    last = 2**31 - 1
+    usage = Usage(jnp.array([last - 3, last, 5], jnp.int32))
+    more = usage.merge(Usage(jnp.array([10, 1, 1], jnp.int32)))
+    np.testing.assert_array_equal(more.counts, [last, last, 6])
+    np.testing.assert_allclose(more.perplexity, 2, rtol=1e-6)  # their sum is no int32
+
+
+def test_dead_codes_are_listed_for_a_gate_and_for_each_latent():
+    assert Usage(jnp.array([3, 0, 1, 0])).list_dead() == [1, 3]
+    assert Usage(jnp.array([[3, 0], [1, 2], [0, 0]])).list_dead() == [[1], [], [0, 1]]
+
+
+def test_perplexity_of_the_whole_is_no_mean_of_perplexities():
+    first, second = (Usage.of(jnp.full((8, 1), code), 2) for code in (0, 1))
+    assert first.perplexity == second.perplexity == 1
+    np.testing.assert_allclose(first.merge(second).perplexity, 2, rtol=1e-6)
