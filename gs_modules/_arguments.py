@@ -48,6 +48,24 @@ def floating_array(name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
+def single_key(key: Any) -> jax.Array:
+    """``key`` as it is, or a ``TypeError``: a typed key, or the uint32 data of an old-style one."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if (is_typed and shape == ()) or (
+        dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    ):
+        return key
+    if is_typed:
+        raise TypeError(
+            f"key must be a single key, got an array of {shape}; use jax.vmap over keys"
+        )
+    found = repr(key) if dtype is None else f"{dtype} of shape {shape}"
+    raise TypeError(
+        f"key, the first argument, must be a random key such as jax.random.key(0), got {found}"
+    )
+
+
 def category_axis(axis: int, shape: tuple[int, ...], name: str = "logits") -> int:
     """``axis`` counted from the front; it must exist and hold at least one category."""
     try:

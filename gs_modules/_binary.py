@@ -48,8 +48,8 @@ def gumbel_sigmoid(
         where a traced temperature is not positive.
 
     Raises:
-        TypeError: ``logits`` or ``dtype`` are not floating, ``where`` is not boolean, ``hard`` is
-            traced, ``temperature`` is not a real number.
+        TypeError: ``key`` is no single key, ``logits`` or ``dtype`` are not floating, ``where`` is
+            not boolean, ``hard`` is traced, ``temperature`` is not a real number.
         ValueError: a concrete ``temperature`` is not positive and finite; ``where`` or
             ``temperature`` do not broadcast.
 
@@ -60,6 +60,7 @@ def gumbel_sigmoid(
         >>> gumbel_sigmoid(jax.random.key(0), jnp.array([jnp.inf, -jnp.inf]), hard=True).tolist()
         [1.0, 0.0]
     """
+    key = _arguments.single_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits = _arguments.floating_array("logits", logits)
     where = _arguments.boolean_mask(where, logits.shape)

@@ -61,8 +61,8 @@ def gumbel_softmax(
         row NaN, a traced temperature that is not positive every row it applies to.
 
     Raises:
-        TypeError: ``logits`` or ``dtype`` are not floating, ``where`` is not boolean, ``hard`` is
-            traced, ``temperature`` is not a real number.
+        TypeError: ``key`` is no single key, ``logits`` or ``dtype`` are not floating, ``where`` is
+            not boolean, ``hard`` is traced, ``temperature`` is not a real number.
         ValueError: a concrete ``temperature`` is not positive and finite; there is no class;
             ``axis`` is out of range; ``where`` or ``temperature`` do not broadcast.
 
@@ -76,6 +76,7 @@ def gumbel_softmax(
         >>> sample.shape, sample.sum(-1).tolist()
         ((2, 2), [1.0, 1.0])
     """
+    key = _arguments.single_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where)
     temperature = _arguments.category_temperature(temperature, logits, axis)
@@ -101,13 +102,14 @@ def gumbel_max(
         NaN logit.
 
     Raises:
-        TypeError: ``logits`` are not floating or ``where`` is not boolean.
+        TypeError: ``key`` is no single key, ``logits`` are not floating, ``where`` is not boolean.
         ValueError: there is no class, ``axis`` is out of range or ``where`` does not broadcast.
 
     Example:
         >>> gumbel_max(jax.random.key(0), jnp.array([0.0, -jnp.inf, -jnp.inf])).item()
         0
     """
+    key = _arguments.single_key(key)
     return _gumbel_max(key, *_arguments.categories(logits, axis, where))
 
 
@@ -147,6 +149,7 @@ def gumbel_lookup(
         >>> bool((rows == table[index]).all())
         True
     """
+    key = _arguments.single_key(key)
     logits, axis, where = _arguments.categories(logits, -1, where)
     temperature = _arguments.category_temperature(temperature, logits, axis)
     table = _arguments.floating_array("table", table)

@@ -218,7 +218,7 @@ def gate_features(x: ArrayLike) -> jax.Array:
 
 
 def gate_law(
-    logits: jax.Array,
+    logits: ArrayLike,
     *,
     where: ArrayLike | None = None,
     bias: ArrayLike | None = None,
@@ -230,17 +230,17 @@ def gate_law(
     not excluded.
 
     Args:
-        logits: ``[..., N]`` float32.
+        logits: ``[..., N]`` floating, unnormalised log-probabilities.
         where: boolean mask that broadcasts to ``logits``; False excludes a choice.
         bias: floating, broadcasts to ``logits`` and is added to them.
         unimix: in [0, 1).
 
     Returns:
-        Both ``[..., N]`` float32, ``-inf`` where excluded.
+        Both ``[..., N]`` float32 (float64 for float64 logits), ``-inf`` where excluded.
 
     Raises:
-        TypeError: ``where`` is not boolean, ``bias`` is not floating.
-        ValueError: one of them does not broadcast.
+        TypeError: ``logits`` or ``bias`` are not floating, ``where`` is not boolean.
+        ValueError: there is no choice, or ``where`` or ``bias`` do not broadcast.
 
     References:
         Hafner et al. (2023), https://arxiv.org/abs/2301.04104, for the uniform share.
@@ -250,11 +250,11 @@ def gate_law(
         >>> [round(p, 4) for p in jax.nn.softmax(law).tolist()]
         [0.995, 0.005]
     """
-    logits = computing_logits(logits, _arguments.boolean_mask(where, logits.shape))
-    law = logits
+    array, axis, mask = _arguments.categories(logits, -1, where)
+    law = logits = computing_logits(array, mask)
     if bias is not None:
         law = law + _arguments.like_logits("bias", bias, logits).astype(law.dtype)
-    return logits, _with_uniform_share(law, unimix) if unimix else law
+    return logits, _with_uniform_share(law, unimix, axis) if unimix else law
 
 
 def gate_output(
@@ -329,12 +329,12 @@ def balancing_bias(bias: jax.Array, usage: Usage, rate: float = 1e-3) -> jax.Arr
     return bias + change.astype(bias.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
-def _with_uniform_share(law: jax.Array, share: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
+def _with_uniform_share(law: jax.Array, share: float, axis: int) -> jax.Array:
     is_possible = law != -jnp.inf
-    count = jnp.sum(is_possible, -1, keepdims=True)
+    count = jnp.sum(is_possible, axis, keepdims=True)
     log_uniform = math.log(share) - jnp.log(jnp.maximum(count, 1).astype(law.dtype))
-    own = log_probabilities(law, law.ndim - 1) + math.log1p(-share)
+    own = log_probabilities(law, axis) + math.log1p(-share)
     return jnp.where(is_possible, jnp.logaddexp(own, log_uniform), -jnp.inf)
 
 

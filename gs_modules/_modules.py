@@ -150,11 +150,11 @@ def draw(
         >>> draw(Pathwise(), jax.random.key(0), jnp.zeros(3), 0.5, dtype=jnp.bfloat16).dtype
         dtype(bfloat16)
     """
-    array = _arguments.floating_array("logits", logits)
+    array, axis, mask = _arguments.categories(logits, -1, where)
     dtype = _arguments.result_dtype(dtype, array.dtype)
-    if k > 1:
-        return gumbel_top_k(key, array, k, temperature, hard=True, where=where, dtype=dtype)
-    return estimator(key, array, temperature, where=where).astype(dtype)
+    if _arguments.positive_count("k", k, array.shape[axis]) > 1:
+        return gumbel_top_k(key, array, k, temperature, hard=True, where=mask, dtype=dtype)
+    return estimator(key, array, temperature, where=mask).astype(dtype)
 
 
 def draw_deterministic(
@@ -170,8 +170,8 @@ def draw_deterministic(
         >>> draw_deterministic(jnp.array([0.1, 0.7])).tolist()
         [0.0, 1.0]
     """
-    array = _arguments.floating_array("logits", logits)
+    array, axis, mask = _arguments.categories(logits, -1, where)
     dtype = _arguments.result_dtype(dtype, array.dtype)
-    if k > 1:
-        return largest_k_hot(array, k, _arguments.boolean_mask(where, array.shape)).astype(dtype)
-    return straight_through_argmax(lax.stop_gradient(array), where=where).astype(dtype)
+    if _arguments.positive_count("k", k, array.shape[axis]) > 1:
+        return largest_k_hot(array, k, mask).astype(dtype)
+    return straight_through_argmax(lax.stop_gradient(array), where=mask).astype(dtype)

@@ -95,7 +95,8 @@ def is_nan_row(index: jax.Array, temperature: jax.Array) -> jax.Array:
 def with_derivative_of(value: jax.Array, surrogate: jax.Array) -> jax.Array:
     """``value``, bit for bit, with the derivative of ``surrogate``: the straight-through rule.
 
-    ``stop_gradient(value - surrogate) + surrogate`` would round: no bfloat16 row stays one-hot.
+    ``stop_gradient(value - surrogate) + surrogate`` rounds: compiled, bfloat16 rows are no longer
+    one-hot.
     """
     del surrogate
     return value

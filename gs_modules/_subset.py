@@ -73,6 +73,7 @@ def gumbel_top_k(
         >>> gumbel_top_k(jax.random.key(0), jnp.array([0.0, 1.0, -jnp.inf]), 2, hard=True).tolist()
         [1.0, 1.0, 0.0]
     """
+    key = _arguments.single_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where)
     k = _arguments.positive_count("k", k, logits.shape[axis])

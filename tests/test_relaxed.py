@@ -296,7 +296,7 @@ FUNCTIONS = ESTIMATORS | {
     for name in gs.__all__
     if inspect.isfunction(value := getattr(gs, name))
     and "logits" in inspect.signature(value).parameters
-    and name != "latent_output"  # the output of a call whose logits were checked
+    and not name.endswith("_output")  # of a call whose logits were checked
 }
 """Everything public that takes logits."""
 
@@ -393,6 +393,38 @@ def test_no_rows_are_no_error(name):
     rows = jax.ShapeDtypeStruct((0, 3), jnp.float32)
     results = jax.eval_shape(lambda rows: call(FUNCTIONS[name], logits=rows), rows)
     assert all(0 in result.shape for result in jax.tree.leaves(results))
+
+
+OF_A_KEY = {
+    name: function
+    for name in gs.__all__
+    if inspect.isfunction(function := getattr(gs, name))
+    and next(iter(inspect.signature(function).parameters), None) == "key"
+} | {cls.__name__: cls() for cls in (gs.Pathwise, gs.ReinMax, gs.StraightThroughArgmax)}
+
+
+@pytest.mark.parametrize("name", OF_A_KEY)
+def test_what_is_no_single_key_is_refused_by_name(name):
+    more = {"gumbel_lookup": (jnp.eye(3),), "gumbel_noise": (), "gumbel_top_k": (2,)}
+    arguments = (jnp.zeros((4, 3)), *more.get(name, () if name == "gumbel_max" else (1.0,)))
+    if name == "gumbel_noise":
+        arguments = ((4, 3),)
+    for key in (0, None, jnp.zeros((4, 3)), jnp.zeros(2, jnp.int32), "0"):
+        with pytest.raises(TypeError, match=r"^key, the first argument.*jax\.random\.key\(0\)"):
+            OF_A_KEY[name](key, *arguments)
+    with pytest.raises(TypeError, match=r"key must be a single key, got an array of \(3,\)"):
+        OF_A_KEY[name](jax.random.split(KEY, 3), *arguments)
+    old_style = jax.random.key_data(KEY)
+    for key in (old_style, np.asarray(old_style)):
+        for drawn in zip(
+            *(jax.tree.leaves(OF_A_KEY[name](k, *arguments)) for k in (key, KEY)), strict=True
+        ):
+            np.testing.assert_array_equal(*drawn)
+
+
+def test_a_forgotten_key_is_named():
+    with pytest.raises(TypeError, match="key, the first argument"):
+        gs.gumbel_softmax(jnp.zeros((4, 3)), 0.5)
 
 
 def test_a_traced_flag_is_refused_with_the_way_out():
