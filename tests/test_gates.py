@@ -301,6 +301,24 @@ def test_losses_and_usage_over_a_mapped_axis_are_those_of_the_whole_batch(mapped
     np.testing.assert_array_equal(found[1], output.usage(where=where).counts)
 
 
+def test_gradients_of_losses_over_shards_are_those_of_the_whole_batch():
+    x = jax.random.normal(KEY, (8, 3))
+    kernel = jax.random.normal(jax.random.key(2), (3, 4))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+    def total(kernel, x, axis_name=None):
+        return sum(losses(gate_of(x @ kernel), axis_name=axis_name).values())
+
+    of_shards = jax.shard_map(
+        jax.grad(lambda kernel, x: total(kernel, x, "data")),
+        mesh=mesh,
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+    )
+    found, expected = jax.jit(of_shards)(kernel, x), jax.grad(total)(kernel, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 # --- balancing ---------------------------------------------------------------------------------
 
 

@@ -183,7 +183,7 @@ def test_a_step_that_is_no_integer_is_refused_by_name(framework, module):
 
 
 @every_module
-def test_a_hundred_annealing_steps_compile_once(framework, module):
+def test_a_thousand_annealing_steps_compile_once(framework, module, compilations):
     built, params, state = started(framework, module)
     traces = []
 
@@ -192,11 +192,13 @@ def test_a_hundred_annealing_steps_compile_once(framework, module):
         traces.append(key)
         return built.train(params, state, None, inputs(), key=key)
 
-    for step in range(100):
-        (output,), state = train(params, state, jax.random.fold_in(KEY, step))
-    assert len(traces) == 1
-    assert_clocks(built, state, [100])
-    expected = relaxed(module, ANNEALED(99), key=jax.random.fold_in(KEY, 99))
+    for step, key in enumerate(list(jax.random.split(KEY, 1000))):
+        (output,), state = train(params, state, key)
+        if step == 0:
+            assert compilations() > 0
+    assert len(traces) == 1 and compilations() == 0
+    assert_clocks(built, state, [1000])
+    expected = relaxed(module, ANNEALED(999), key=key)
     np.testing.assert_allclose(sample_of(output), expected, rtol=0, atol=8 * 2.0**-23)
 
 

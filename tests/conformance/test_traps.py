@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import linen as nn
 from flax import nnx
 from frameworks import (
     CLASSES,
@@ -24,7 +25,7 @@ from frameworks import (
     sample_of,
 )
 from jax import export
-from lifted import LIFTED, TIMES, WAYS
+from lifted import LIFTED, TIMES, WAYS, Applied
 from test_modules import assert_clocks, every_framework, every_module
 
 import gs_modules as gs
@@ -188,6 +189,23 @@ def test_a_module_built_anew_with_equal_options_does_not_trace_again(framework, 
             assert jax.tree.structure(state) == jax.tree.structure(built.init(KEY, inputs())[1])
         train(built, params, state)
     assert len(traces) == 1
+
+
+def test_linen_a_clock_carried_over_time_ticks_at_each_and_cannot_begin_in_init():
+    class Times(nn.Module):
+        @nn.compact
+        def __call__(self, xs):
+            options = {"variable_carry": "anneal", "split_rngs": {"gumbel": True}}
+            times = nn.scan(Applied, **options)
+            return times(lambda: gs.linen.GumbelSoftmax(**OPTIONS))(0, xs)[1]
+
+    xs = jnp.stack([inputs()] * 3)
+    with pytest.raises(TypeError, match="carry"):
+        Times().init({"gumbel": KEY}, xs)
+    given = {"anneal": {"ScanApplied_0": {"GumbelSoftmax_0": {"step": jnp.int32(0)}}}}
+    samples, state = Times().apply(given, xs, rngs={"gumbel": KEY}, mutable=["anneal"])
+    assert jax.tree.leaves(state) == [3]
+    assert len(np.unique(np.asarray(samples).reshape(3, -1), axis=0)) == 3
 
 
 # --- one behaviour in three frameworks ---------------------------------------------------------
