@@ -11,6 +11,8 @@ import inspect
 import cnn
 import cnn_gated
 import pytest
+import transformer
+import transformer_gated
 import vae
 import vae_gated
 
@@ -22,7 +24,7 @@ def lines(module):
 
 @pytest.mark.parametrize(
     ("plain", "gated"),
-    [(cnn, cnn_gated), (vae, vae_gated)],
+    [(cnn, cnn_gated), (vae, vae_gated), (transformer, transformer_gated)],
     ids=lambda module: module.__name__,
 )
 def test_a_choice_goes_in_with_five_changed_lines(plain, gated):
