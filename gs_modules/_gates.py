@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,7 +96,7 @@ class GateOutput:
             TypeError: the branches are neither arrays nor functions, or not floating.
             ValueError: there are not N branches, or their shapes or dtypes do not fit.
         """
-        with _arguments.errors_of(f"{self.module}.combine"):
+        with _arguments.errors_of(f"{self.module}: combine"):
             return _combine(self, branches)
 
     def usage(self, *, where: ArrayLike | None = None, axis_name: AxisName | None = None) -> Usage:
@@ -352,12 +353,28 @@ def _combine(gate: GateOutput, branches: Any) -> jax.Array:
     are_functions = {callable(branch) for branch in branches}
     if len(are_functions) > 1:
         raise TypeError("branches must be all arrays or all functions of nothing, got some of each")
+    if are_functions == {True}:
+        _check_functions(branches)
     if are_functions == {True} and gate.deterministic and gate.index.shape == (1,):
         return _chosen_alone(gate, branches)
     values = [branch() for branch in branches] if are_functions == {True} else branches
     arrays = [_arguments.floating_array("a branch", value) for value in values]
     _check_branches(arrays, gate.weights.shape[:-1])
     return _weighted_sum(gate.weights, gate.logits, arrays)
+
+
+def _check_functions(branches: Sequence[Callable[..., Any]]) -> None:
+    """That each can be called with nothing, unlike a module of Flax or Haiku."""
+    for branch in branches:
+        try:
+            inspect.signature(branch).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"a branch that is a function takes nothing, got {type(branch).__name__} with a "
+                f"{error}; give what it returns, branch(x), or lambda: branch(x)"
+            ) from None
+        except ValueError:  # of a builtin, which has no signature
+            continue
 
 
 def _check_branches(branches: Sequence[Any], batch: tuple[int, ...]) -> None:

@@ -20,7 +20,11 @@ COLLECTION = "anneal"
 
 
 class _Sampler(nn.Module, kw_only=True):
-    """Mode, clock and key stream; each public module adds what it reads and returns."""
+    """Mode, clock and key stream; each public module adds what it reads and returns.
+
+    Private methods are not wrapped: they are no methods of the module for ``nn.intercept_methods``
+    and ``capture_intermediates``.
+    """
 
     temperature: float | core.Schedule = 1.0
     estimator: core.Estimator = core.StraightThroughGumbel()
@@ -28,6 +32,7 @@ class _Sampler(nn.Module, kw_only=True):
     dtype: DTypeLike | None = None
     rng_collection: str = "gumbel"
 
+    @nn.nowrap
     def _draw(
         self,
         logits: ArrayLike,
@@ -52,6 +57,7 @@ class _Sampler(nn.Module, kw_only=True):
         sample = core.draw(estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k)
         return sample, temperature
 
+    @nn.nowrap
     def _key(self) -> jax.Array:
         # Outside init, make_rng would fall back to the stream `params`: the same noise everywhere.
         if not (self.has_rng(self.rng_collection) or self.is_initializing()):
@@ -62,6 +68,7 @@ class _Sampler(nn.Module, kw_only=True):
             )
         return self.make_rng(self.rng_collection)
 
+    @nn.nowrap
     def _tick(self, step: Any) -> jax.Array:
         """The step of this call; the clock goes on to the next."""
         is_mutable = self.is_mutable_collection(COLLECTION)
@@ -81,6 +88,7 @@ class _Sampler(nn.Module, kw_only=True):
             self.put_variable(COLLECTION, "step", core.next_step(step))
         return core.as_step(step)
 
+    @nn.nowrap
     def _name(self) -> str:
         return f"{type(self).__name__} at {'/'.join(self.path) or 'the top'}"
 
@@ -264,6 +272,7 @@ class GumbelGate(_Sampler):
                 weights, logits, law, temperature, k=self.k, module=self._name()
             )
 
+    @nn.nowrap
     def _logits(self, x: ArrayLike | None) -> jax.Array:
         if x is None:
             free = self.param("logits", nn.initializers.zeros, (self.num_choices,))

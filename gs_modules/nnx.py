@@ -453,7 +453,8 @@ def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs
 
     Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates of a module that is passed
     to them, without a word: the temperature never anneals and every step draws the same noise.
-    Write this into a test. It calls ``fn`` on a copy; the model stays as it is.
+    Write this into a test. It calls ``fn`` on a copy; the model stays as it is. What else ``fn``
+    moves, an optimizer for instance, stays moved: give it one for the test.
 
     Args:
         fn: the training step, called as ``fn(model, *args, **kwargs)``.

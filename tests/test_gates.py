@@ -199,9 +199,10 @@ def test_branches_that_do_not_fit_are_refused_by_name():
         ([a, a, lambda: a], TypeError, "all arrays or all functions"),
         ([jnp.zeros((3, 2), int)] * 3, TypeError, "branch must be floating"),
         (3.0, TypeError, "branches must be an array"),
+        ([jnp.sin] * 3, TypeError, r"takes nothing, .* missing a required argument.*branch\(x\)"),
     ]
     for branches, error, message in wrong:
-        with pytest.raises(error, match=rf"^GumbelGate at a/b\.combine: .*{message}"):
+        with pytest.raises(error, match=rf"^GumbelGate at a/b: combine: .*{message}"):
             gate.combine(branches)
     alone = deterministic(jnp.zeros(2))
     with pytest.raises(ValueError, match="one shape"):
@@ -218,6 +219,13 @@ LOSSES = ["load_balance_loss", "importance_loss", "router_z_loss", "entropy"]
 
 def losses(output, **options):
     return {name: getattr(output, name)(**options) for name in LOSSES}
+
+
+def gradient_of(name, logits, available=None, **options):
+    def loss(logits):
+        return getattr(gate_of(logits, where=available), name)(**options)
+
+    return jax.grad(loss)(logits)
 
 
 def test_losses_are_those_of_the_papers_in_float64():
@@ -257,7 +265,7 @@ def test_padding_has_no_influence_and_no_gradient_and_neither_has_a_row_without_
         for name, value in losses(gate_of(padded), where=where).items():
             np.testing.assert_allclose(value, kept[name], rtol=1e-6, err_msg=name)
     for name in LOSSES:
-        gradient = jax.grad(lambda x: getattr(gate_of(x), name)(where=where))(LOGITS)  # noqa: B023
+        gradient = gradient_of(name, LOGITS, where=where)
         assert np.all(gradient[~where] == 0) and np.any(gradient[where] != 0)
     available = jnp.broadcast_to(where[:, None], LOGITS.shape)
     for name, value in losses(gate_of(LOGITS, where=available)).items():
@@ -274,7 +282,7 @@ def test_gradients_stay_finite_where_choices_are_excluded_or_impossible():
     logits = LOGITS.at[0].set(jnp.array([300.0, 0, 0, -300.0]))
     where = jnp.ones((5, 4), bool).at[1, 2].set(False).at[2].set(False)
     for name in LOSSES:
-        gradient = jax.grad(lambda x: getattr(gate_of(x, where=where), name)())(logits)  # noqa: B023
+        gradient = gradient_of(name, logits, available=where)
         assert np.all(np.isfinite(gradient)) and np.all(gradient[~where] == 0)
 
 

@@ -199,6 +199,26 @@ def test_linen_set_step_keeps_the_shape_of_stacked_clocks():
     assert found["params"] is variables["params"] and set(found) == set(variables)
 
 
+@every_module
+def test_linen_intermediates_are_those_of_the_call_alone(module):
+    layer = built(Linen, module)
+    variables = layer.init(KEY, inputs())
+
+    def is_of_the_layer(found, _):
+        return isinstance(found, type(layer))
+
+    @jax.jit
+    def train(variables, key):
+        options = {"mutable": ["anneal", "intermediates"], "rngs": {"gumbel": key}}
+        return layer.apply(variables, inputs(), capture_intermediates=is_of_the_layer, **options)
+
+    output, state = train(variables, KEY)
+    assert list(state["intermediates"]) == ["__call__"]
+    np.testing.assert_array_equal(
+        sample_of(state["intermediates"]["__call__"][0]), sample_of(output)
+    )
+
+
 # --- Haiku -------------------------------------------------------------------------------------
 
 
