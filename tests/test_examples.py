@@ -6,7 +6,10 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
@@ -27,7 +30,8 @@ def printed(capsys, monkeypatch):
 
 def test_every_example_is_tested_here():
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"categorical_vae.py", *(path.name for path in QUICKSTARTS)}
+    others = {"categorical_vae.py", "feature_selection.py"}
+    assert names == {*others, *(path.name for path in QUICKSTARTS)}
 
 
 def test_the_categorical_vae_trains(printed):
@@ -38,6 +42,43 @@ def test_the_categorical_vae_trains(printed):
     # Batches of 100 of 1,437 images: 14 steps an epoch.
     assert (first, last) == tuple(round(math.exp(-5e-4 * 14 * n), 3) for n in (1, 3))
     assert all(later < earlier for later, earlier in zip(lower, bounds, strict=True))
+
+
+def test_a_gate_finds_informative_pixels(printed, tmp_path):
+    """Untrained, it keeps the first ten pixels, mostly background: 0.46, less than chance."""
+    figure = tmp_path / "figure.png"
+    arguments = ["--pixels", "10", "--steps", "200", "--seeds", "1", "--figure", str(figure)]
+    output = printed(ROOT / "examples" / "feature_selection.py", *arguments)
+    gate, by_information, chance = map(float, re.search(r"\n +10  (.*)", output)[1].split())
+    assert gate > chance + 0.1, output
+    assert by_information == pytest.approx(accuracy_of_the_most_informative(10), abs=5e-5)
+    assert is_a_picture(figure)
+
+
+def accuracy_of_the_most_informative(count):
+    """Mutual information from a table of counts, as the sum of three entropies."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(1797)
+
+    def entropy(table):
+        shares = table[table > 0] / table.sum()
+        return -(shares * np.log(shares)).sum()
+
+    accuracies = []
+    for split in range(5):
+        train, test = np.split(np.roll(order, 360 * split), [1437])
+        information = []
+        for pixel in images[train].T:
+            table, *_ = np.histogram2d(pixel, labels[train], (range(18), range(11)))
+            information.append(entropy(table.sum(0)) + entropy(table.sum(1)) - entropy(table))
+        kept = np.argsort(information)[-count:]
+        judge = SVC().fit(images[train][:, kept], labels[train])
+        accuracies.append(judge.score(images[test][:, kept], labels[test]))
+    return np.mean(accuracies)
+
+
+def is_a_picture(path):
+    return path.read_bytes().startswith(b"\x89PNG")
 
 
 def trained(output):
