@@ -30,7 +30,7 @@ def printed(capsys, monkeypatch):
 
 def test_every_example_is_tested_here():
     names = {path.name for path in (ROOT / "examples").glob("*.py")}
-    others = {"categorical_vae.py", "feature_selection.py"}
+    others = {"categorical_vae.py", "feature_selection.py", "select_module.py"}
     assert names == {*others, *(path.name for path in QUICKSTARTS)}
 
 
@@ -75,6 +75,20 @@ def accuracy_of_the_most_informative(count):
         judge = SVC().fit(images[train][:, kept], labels[train])
         accuracies.append(judge.score(images[test][:, kept], labels[test]))
     return np.mean(accuracies)
+
+
+def test_a_gate_selects_modules(printed, tmp_path):
+    figure = tmp_path / "figure.png"
+    arguments = ["--steps", "200", "--figure", str(figure)]
+    output = printed(ROOT / "examples" / "select_module.py", *arguments)
+    clocks = re.findall(r"step +(\d+)  loss \S+  temperature (\S+)", output)
+    assert clocks == [(str(step), f"{math.exp(-1e-3 * step):.3f}") for step in (100, 200)]
+    accuracy = {name: float(value) for name, value in re.findall(r"accuracy, (.*): (\S+)", output)}
+    assert accuracy["gate"] > accuracy["random"] + 0.1, output  # 0.62 and 0.42
+    shares = [float(share) for share in re.findall(r" (0\.\d+)", output.split("by the gate:")[1])]
+    assert sum(shares) == pytest.approx(1, abs=2e-3)
+    assert min(shares) > 0.05, "without the loss of balance, one module is never chosen"
+    assert is_a_picture(figure)
 
 
 def is_a_picture(path):
