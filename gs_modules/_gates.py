@@ -40,7 +40,8 @@ class GateOutput:
     """What ``GumbelGate`` returns: weights of N choices, k of them chosen, for each example.
 
     The losses are means over the examples, in float32, for the loss of the model to add with a
-    small weight. ``where`` is a boolean mask that broadcasts to ``[...]``: False leaves an example
+    weight: one too small for its gradient to reach choices that are never made lets them die.
+    ``where`` is a boolean mask that broadcasts to ``[...]``: False leaves an example
     out, padding for instance. ``axis_name`` names mapped axes, of ``jax.shard_map`` or
     ``jax.vmap``, that hold further examples; under ``jax.jit`` alone none is needed. Examples with
     no choice left are left out; without any example a loss is 0. A NaN is not hidden.
