@@ -1,7 +1,8 @@
 """The pages of the documentation do what they say: their blocks run and their links lead somewhere.
 
-Blocks fenced as `python` are executed from the top of a page to its end, as one program; those
-fenced as `py` are of other libraries and only read.
+Blocks fenced as `python` are executed from the top of a page to its end, as one program, and print
+what a block fenced as `text` below them shows; those fenced as `py` are of other libraries and only
+read.
 """
 
 from pathlib import Path
