@@ -333,6 +333,7 @@ class GumbelGate(_Sampler):
                 weights, logits, law, temperature, k=self.k, module=self._name()
             )
 
+    @hk.transparent  # the path of the dense layer is a name in checkpoints
     def _logits(self, x: ArrayLike | None) -> jax.Array:
         if x is None:
             free = hk.get_parameter("logits", (self.num_choices,), init=jnp.zeros)

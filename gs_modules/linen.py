@@ -64,7 +64,7 @@ class _Sampler(nn.Module, kw_only=True):
             raise ValueError(
                 f"there is no key stream {self.rng_collection!r}: write "
                 f"apply(..., rngs={{{self.rng_collection!r}: key}}), or call it with key=, or "
-                f"with deterministic=True"
+                f"with deterministic=True; inside nn.scan and nn.vmap, name it in split_rngs"
             )
         return self.make_rng(self.rng_collection)
 

@@ -2,7 +2,8 @@
 
 Beware of two things of NNX. Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates
 of a module that is passed to them, its clock and its streams included: use ``nnx.jit`` and its kin.
-And ``rngs.gumbel()`` draws NNX's own noise; a key of the stream ``gumbel`` is ``rngs["gumbel"]()``.
+And where no stream is called ``gumbel``, ``rngs.gumbel()`` draws NNX's own noise and no key; a key
+is ``rngs["gumbel"]()``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class _Sampler(nnx.Module):
     ):
         self.temperature = core.check_temperature(temperature)
         self.estimator = core.check_estimator(estimator)
-        self.deterministic = deterministic
+        # Not None: train() would change it, and with it the static part that nnx.jit traces for.
+        self.deterministic = core.resolve_deterministic(None, deterministic)
         self.dtype = dtype
         self.rng_collection = rng_collection
         self.rngs = nnx.data(_own_stream(rngs, rng_collection))
@@ -423,9 +425,9 @@ def set_key(model: nnx.Module, key: jax.Array) -> None:
 
     Noise is then a function of ``key``, as with Linen's ``rngs=`` and Haiku's ``apply``: call it
     with ``fold_in(key, step)`` in each step to continue a run exactly, and under ``jax.shard_map``
-    with ``fold_in(key, jax.lax.axis_index(name))``, so that devices draw differently. Unlike
-    ``nnx.reseed``, which starts all streams of one name alike, it never repeats noise in two
-    layers. It works under ``nnx.jit`` too.
+    with ``fold_in(key, jax.lax.axis_index(name))``, so that devices draw differently. It reaches
+    every stream, whatever its name: ``nnx.reseed(model, gumbel=key)`` passes over those that fell
+    back to ``default``, without a word. It works under ``nnx.jit`` too.
 
     Raises:
         ValueError: the model has no stream.
