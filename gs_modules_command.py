@@ -6,20 +6,18 @@ Beside the package and not in it, since importing anything in the package import
 import os
 import signal
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def main() -> int:
-    """Runs the command and returns its exit code."""
+def main() -> NoReturn:
+    """Runs the command and ends the process with its exit code."""
     for number in SIGNALS:
         signal.signal(number, _stop)
     from gs_modules.train import cli
 
-    code = cli.main()
-    for number in SIGNALS:  # the outcome stands, whatever comes while the interpreter shuts down
-        signal.signal(number, signal.SIG_IGN)
-    return code
+    os._exit(cli.main())  # an ordinary end waits for every thread that a library left behind
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from gs_modules import Usage
 from gs_modules.train import bound, cli, data, models
-from gs_modules.train.config import load
+from gs_modules.train.config import load, print_config, to_yaml
 from gs_modules.train.loop import Trainer
 from gs_modules.train.report import curves, write_figures
 from gs_modules.train.run_directory import parameters_sha256
@@ -229,6 +229,14 @@ def test_a_signal_while_the_command_imports_is_one_line(number, exit_code):
     said = [line for line in errors.splitlines() if not line.startswith("import time:")]
     assert (process.returncode, output) == (exit_code, "")
     assert said == ["interrupted before the command began"]
+
+
+def test_the_process_ends_with_the_command_whatever_threads_are_left(empty_config):
+    left = "import threading; threading.Thread(target=threading.Event().wait).start(); "
+    command = [*COMMAND[:2], left + COMMAND[2], "train", str(empty_config), "--print-config"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, print_config(load(None)), "")
 
 
 def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -549,6 +557,22 @@ def test_a_folder_of_something_else_is_left_alone(empty_config, tmp_path, capsys
         assert cli.main(command) == 2
         assert "not a run" in capsys.readouterr().err
     assert os.listdir(run) == ["chapter.tex"]
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "figures"])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_training(
+    folder, empty_config, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(small_config()))
+    (run / folder).touch()
+    command = ["train", str(empty_config), "--run-dir", str(run), *flags()]
+    assert cli.main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{run / folder}: not a folder; ")
+    assert "--run-dir" in line and "--restart" in line
+    assert {path.name for path in run.iterdir()} == {"config.yaml", folder}
 
 
 def test_print_config_is_yaml_with_temperatures_and_stops(empty_config, tmp_path, capsys):

@@ -41,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load(options.config, overrides, check_root=not options.print_config)
         if options.print_config:
             print(print_config(config), end="")
-            return 0
-        return {"train": _train, "compare": _compare}[options.command](config, options)
+            code = 0
+        else:
+            code = {"train": _train, "compare": _compare}[options.command](config, options)
+        sys.stdout.flush()  # nobody does it later: the process ends by `os._exit`
+        return code
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -58,11 +58,20 @@ class RunDirectory:
             restart: begin anew; a run that is there is kept aside as ``NAME.1``, ``NAME.2``, ...
 
         Raises:
-            ConfigError: the folder holds a run of another config, or files that are no run.
+            ConfigError: the folder holds a run of another config, or files that are no run or
+                only a part of one.
         """
         if restart and self.config.exists():
             self.path.rename(_free_name(self.path.absolute()))
         if self.config.exists():
+            for folder in (self.checkpoints, self.figures):
+                if os.path.lexists(folder) and not folder.is_dir():
+                    raise ConfigError(
+                        [
+                            f"{folder}: not a folder; remove it, or write --run-dir with another "
+                            "folder, or --restart to begin anew"
+                        ]
+                    )
             different = differences(load(self.config, check_root=False), config)
             if different:
                 raise ConfigError(
