@@ -1,11 +1,15 @@
 """The command, the loop and the bound: real runs on digits, small and short."""
 
+import contextlib
+import errno
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,14 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from orbax.checkpoint import CheckpointManager
 from rich.console import Console
 
 from gs_modules import Usage
 from gs_modules.train import bound, cli, data, models
+from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.config import load, print_config, to_yaml
 from gs_modules.train.loop import Trainer
 from gs_modules.train.report import curves, write_figures
-from gs_modules.train.run_directory import parameters_sha256
+from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
 from gs_modules.train.training import _line, _progress
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
@@ -237,6 +243,67 @@ def test_the_process_ends_with_the_command_whatever_threads_are_left(empty_confi
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, print_config(load(None)), "")
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size):
+    """Writes beyond ``size`` bytes fail within the system, as on a full disk but without one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_step_that_cannot_be_saved_is_one_error_and_leaves_the_others(tmp_path, caplog):
+    old, new = ({"x": jnp.asarray(np.random.default_rng(n).normal(size=9000))} for n in range(2))
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, old)
+        with pytest.raises(OSError, match="cannot be saved") as refused, no_file_larger_than(8192):
+            checkpoints.save(2, new)
+        assert refused.value.strerror == f"step 2 cannot be saved: {os.strerror(errno.EFBIG)}"
+        assert refused.value.filename == str(tmp_path) and not caplog.records
+    with open_checkpoints(tmp_path) as checkpoints:  # there is room again
+        assert np.array_equal(checkpoints.restore(new)["x"], old["x"])
+        checkpoints.save(2, new)
+        assert np.array_equal(checkpoints.restore(old)["x"], new["x"])
+
+
+def test_a_disk_that_fills_up_within_orbax_is_one_error_too(tmp_path, monkeypatch, caplog):
+    def save(manager, step, args):
+        logging.getLogger("absl").error("a traceback")
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"a/0\" [os_error_code='28']")
+
+    monkeypatch.setattr(CheckpointManager, "save", save)
+    with (
+        open_checkpoints(tmp_path) as checkpoints,
+        pytest.raises(OSError, match="saved") as refused,
+    ):
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+    assert refused.value.strerror == f"step 1 cannot be saved: {os.strerror(errno.ENOSPC)}"
+    assert refused.value.filename == str(tmp_path) and not caplog.records
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
+    run = tmp_path / "run"
+    command = long_command(run)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    command[2] = limit + command[2]
+    command += ["--model.hidden", "[512]", "--training.checkpoint_every", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    reason = f"step 20 cannot be saved: {os.strerror(errno.EFBIG)}"
+    assert (done.returncode, done.stderr) == (1, f"{run / 'checkpoints'}: {reason}\n")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    run = RunDirectory(tmp_path)
+    for file in ("metrics.jsonl", "summary.json.part"):
+        (tmp_path / file).symlink_to("/dev/full")
+    for write in (lambda: run.append([{"step": 20}]), lambda: write_whole(run.summary, b"{}")):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as refused:
+            write()
+        assert refused.value.filename in (str(run.metrics), str(run.summary))
 
 
 def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(refusal(options.config, overrides, error.key, error.reason), file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"{error.filename or 'the run'}: {error.strerror or error}", file=sys.stderr)
+        print(f"{error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,16 @@ class RunDirectory:
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds lines to ``metrics.jsonl``."""
-        with self.metrics.open("a") as file:
+        with _naming(self.metrics), self.metrics.open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that no reader and no crash ever sees a part of it."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with _naming(path):
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
 
 
 def parameters_sha256(params: Any) -> str:
@@ -127,6 +129,15 @@ def parameters_sha256(params: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in the error of a full disk, which names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{path}") from error
 
 
 def _free_name(path: Path) -> Path:
