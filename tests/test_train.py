@@ -10,6 +10,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from rich.console import Console
 from gs_modules import Usage
 from gs_modules.train import bound, cli, data, models
 from gs_modules.train.checkpoint import open_checkpoints
-from gs_modules.train.config import load, print_config, to_yaml
+from gs_modules.train.config import ConfigError, load, print_config, to_yaml
 from gs_modules.train.loop import Trainer
 from gs_modules.train.report import curves, write_figures
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
@@ -624,6 +625,67 @@ def test_a_folder_of_something_else_is_left_alone(empty_config, tmp_path, capsys
         assert cli.main(command) == 2
         assert "not a run" in capsys.readouterr().err
     assert os.listdir(run) == ["chapter.tex"]
+
+
+@pytest.fixture(scope="module")
+def unfinished_run(tmp_path_factory):
+    """Ended after step 40 was saved, when the summary was about to be written."""
+    run = tmp_path_factory.mktemp("unfinished") / "run"
+    config = run.parent / "small.yaml"
+    config.write_text("")
+    command = ["train", str(config), *flags(training__steps=40, temperature__steps=40)]
+    subprocess.run([*COMMAND, *command, "--run-dir", str(run)], check=True, capture_output=True)
+    (run / "summary.json").unlink()
+    return command, run
+
+
+RECORD = "expected an object with step, split, neg_elbo, temperature, steps_per_second"
+DAMAGE = {
+    "removed": (None, "1: ends at step 0, and the checkpoint is of step 40"),
+    "empty": (lambda lines: [], "1: ends at step 0, and the checkpoint is of step 40"),
+    "ends early": (lambda lines: lines[:2], "2: ends at step 20, and the checkpoint is of step 40"),
+    "cut within": (lambda lines: [lines[0][:30], *lines[1:]], "1: not JSON"),
+    "no text": (lambda lines: [lines[0], b"\xff\0", *lines[1:]], "2: not JSON"),
+    "deep": (lambda lines: [lines[0], b"[" * 10**5, *lines[1:]], "2: not JSON"),
+    "another object": (lambda lines: [*lines, b'{"a": 1}'], f"6: {RECORD}"),
+    "a list": (lambda lines: [b"[1]", *lines], f"1: {RECORD}"),
+    "a step in words": (
+        lambda lines: [lines[0].replace(b'"step": 20', b'"step": "20"'), *lines[1:]],
+        f"1: {RECORD}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_metrics_of_an_unfinished_run_are_refused(damage, reason, unfinished_run, tmp_path):
+    _, whole = unfinished_run
+    run = RunDirectory(tmp_path)
+    if damage:
+        lines = (whole / "metrics.jsonl").read_bytes().splitlines()
+        run.metrics.write_bytes(b"\n".join(damage(lines)))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ConfigError) as refused:
+        run.forget_after(40)
+    assert refused.value.lines == [f"{run.metrics}:{reason}; --restart begins anew"]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_metrics_that_were_removed_are_missed(unfinished_run, tmp_path, capsys):
+    command, whole = unfinished_run
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / "metrics.jsonl").unlink()
+    assert cli.main([*command, "--run-dir", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{run / 'metrics.jsonl'}:1: ends at step 0")
+
+
+def test_a_last_line_that_was_cut_is_forgotten(unfinished_run, tmp_path):
+    command, whole = unfinished_run
+    run = shutil.copytree(whole, tmp_path / "run")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "spl')
+    assert cli.main([*command, "--run-dir", str(run)]) == 0
+    assert without_speed(records_of(run)) == without_speed(records_of(whole))
 
 
 @pytest.mark.parametrize("folder", ["checkpoints", "figures"])

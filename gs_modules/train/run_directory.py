@@ -16,10 +16,18 @@ import numpy as np
 
 from gs_modules.train.config import Config, ConfigError, differences, load, to_yaml
 
+_OF_EVERY_RECORD = {
+    "step": int,
+    "split": str,
+    "neg_elbo": int | float,
+    "temperature": int | float,
+    "steps_per_second": int | float,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """Names of the files of one run; a line of the metrics cut short by a crash is dropped.
+    """Names of the files of one run, and what is done with them.
 
     Attributes:
         path: the folder.
@@ -89,23 +97,43 @@ class RunDirectory:
             write_whole(self.config, to_yaml(config).encode())
 
     def records(self) -> list[dict[str, Any]]:
-        """The metrics written so far."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        """The metrics written so far, without a last line that was cut by the end of a process.
 
-    def forget_after(self, step: int) -> None:
-        """Drops metrics of steps after ``step``, which are about to be measured again."""
-        whole = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
+        Raises:
+            ConfigError: another line is none that a run writes.
+        """
+        lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
+        records = []
+        for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-            except ValueError:  # the last line of a process that was killed while writing it
-                break
-            if record["step"] <= step and record["split"] != "test":
-                whole.append(record)
-        lines = "".join(json.dumps(record) + "\n" for record in whole)
-        write_whole(self.metrics, lines.encode())
+            except (ValueError, RecursionError):
+                if number == len(lines):
+                    break
+                raise self._unreadable(number, "not JSON") from None
+            if not isinstance(record, dict) or not all(
+                isinstance(record.get(key), kind) for key, kind in _OF_EVERY_RECORD.items()
+            ):
+                names = ", ".join(_OF_EVERY_RECORD)
+                raise self._unreadable(number, f"expected an object with {names}")
+            records.append(record)
+        return records
+
+    def forget_after(self, step: int) -> None:
+        """Drops metrics of steps after ``step``, which are about to be measured again.
+
+        Raises:
+            ConfigError: the metrics cannot be read, or end before ``step``.
+        """
+        kept = [r for r in self.records() if r["step"] <= step and r["split"] != "test"]
+        reached = kept[-1]["step"] if kept else 0
+        if reached < step:
+            reason = f"ends at step {reached}, and the checkpoint is of step {step}"
+            raise self._unreadable(max(len(kept), 1), reason)
+        write_whole(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
+
+    def _unreadable(self, line: int, reason: str) -> ConfigError:
+        return ConfigError([f"{self.metrics}:{line}: {reason}; --restart begins anew"])
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds lines to ``metrics.jsonl``."""

@@ -39,7 +39,7 @@ def train(
         restart: begin anew and keep an old run aside.
 
     Raises:
-        ConfigError: the folder holds a run of another config.
+        ConfigError: the folder holds a run of another config, or metrics that cannot be continued.
         DataError: the images cannot be read.
         RowsError: a batch, or the validation part, asks for more images than there are.
         NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is untouched.
