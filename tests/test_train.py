@@ -581,11 +581,46 @@ def test_a_section_is_no_flag(section, empty_config, tmp_path, capsys):
     assert f"--{section} is a section" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_named(empty_config, tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
-    run = tmp_path / "file" / "run"
-    assert cli.main(["train", str(empty_config), "--run-dir", str(run)]) == 1
-    assert str(run) in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--run-dir", "--output"])
+@pytest.mark.parametrize(
+    ("folder", "reason"),
+    [
+        ("file", errno.EEXIST),
+        ("file/run", errno.ENOTDIR),
+        ("link", errno.EEXIST),
+        ("link/run", errno.EEXIST),
+        ("loop", errno.EEXIST),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_a_wrong_command_line(
+    folder, reason, flag, empty_config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    Path("link").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    before = sorted(os.listdir())
+    command = "train" if flag == "--run-dir" else "compare"
+    assert cli.main([command, str(empty_config), flag, folder, *flags()]) == 2
+    assert capsys.readouterr().err == (
+        f"{flag}: {folder} cannot be made a folder: {os.strerror(reason)}; choose another one\n"
+    )
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("inside", [".", "figures"])
+def test_restart_does_not_move_the_working_folder(
+    inside, empty_config, tmp_path, capsys, monkeypatch
+):
+    run = tmp_path / "run"
+    (run / "figures").mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(small_config()))
+    monkeypatch.chdir(run / inside)
+    command = ["train", str(empty_config), "--restart", *flags()]
+    assert cli.main([*command, "--run-dir", os.path.relpath(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--run-dir: {os.path.relpath(run)} holds the working folder")
+    assert sorted(os.listdir(tmp_path)) == ["run", "small.yaml"]
 
 
 def test_missing_images_are_exit_code_3_and_write_nothing(empty_config, tmp_path, capsys):

@@ -21,7 +21,7 @@ from gs_modules.train.config import Config, ConfigError, differences, load
 from gs_modules.train.console import say
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models import Params
-from gs_modules.train.run_directory import RunDirectory, write_whole
+from gs_modules.train.run_directory import RunDirectory, refusing, write_whole
 from gs_modules.train.truth import ComparisonError
 
 
@@ -61,7 +61,8 @@ def compare_estimators(
         console: where people look.
 
     Raises:
-        ConfigError: there are fewer images, or nothing can be compared with so few samples.
+        ConfigError: there are fewer images, ``output`` cannot be made, or nothing can be compared
+            with so few samples.
         DataError: the images cannot be read.
         RowsError: the validation part asks for more images than there are.
     """
@@ -81,7 +82,8 @@ def compare_estimators(
     def loss(sample: jax.Array) -> jax.Array:
         return reconstruction(trainer.model.decode(params, sample), x)
 
-    output.mkdir(parents=True, exist_ok=True)
+    with refusing(f"--output: {output} cannot be made a folder"):
+        output.mkdir(parents=True, exist_ok=True)
     latents, classes = logits.shape[-2:]
     problem = {
         "data": config.data.name,

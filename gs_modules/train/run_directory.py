@@ -67,11 +67,13 @@ class RunDirectory:
             restart: begin anew; a run that is there is kept aside as ``NAME.1``, ``NAME.2``, ...
 
         Raises:
-            ConfigError: the folder holds a run of another config, or files that are no run or
-                only a part of one.
+            ConfigError: the folder cannot be made or moved aside, or holds a run of another
+                config, or files that are no run or only a part of one.
         """
+        with refusing(f"--run-dir: {self.path} cannot be made a folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
         if restart and self.config.exists():
-            self.path.rename(_free_name(self.path.absolute()))
+            self._move_aside()
         if self.config.exists():
             for folder in (self.checkpoints, self.figures):
                 if os.path.lexists(folder) and not folder.is_dir():
@@ -90,11 +92,22 @@ class RunDirectory:
                         *(f"{self.config}: {difference}" for difference in different),
                     ]
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif any(self.path.iterdir()):
             raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, to_yaml(config).encode())
+
+    def _move_aside(self) -> None:
+        if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise ConfigError(
+                [
+                    f"--run-dir: {self.path} holds the working folder, which --restart would move; "
+                    "go elsewhere or choose another folder"
+                ]
+            )
+        with refusing(f"--run-dir: {self.path} cannot be moved aside"):
+            self.path.rename(_free_name(self.path.absolute()))
+            self.path.mkdir()
 
     def records(self) -> list[dict[str, Any]]:
         """The metrics written so far, without a last line that was cut by the end of a process.
@@ -157,6 +170,15 @@ def parameters_sha256(params: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def refusing(fault: str) -> Iterator[None]:
+    """A folder that the system refuses is a wrong command line: ``fault``, and its reason."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError([f"{fault}: {error.strerror}; choose another one"]) from error
 
 
 @contextlib.contextmanager
