@@ -651,6 +651,16 @@ def test_restart_keeps_the_old_run_aside(empty_config, tmp_path):
     assert load(run / "config.yaml").seed == 1
 
 
+def test_restart_moves_the_run_that_a_link_leads_to(tmp_path):
+    run, link = tmp_path / "disk" / "run", tmp_path / "link"
+    run.mkdir(parents=True)
+    link.symlink_to(run)
+    for seed in (0, 1):
+        RunDirectory(link).open(small_config(seed=seed), restart=True)
+    assert link.readlink() == run and sorted(os.listdir(run.parent)) == ["run", "run.1"]
+    assert [load(run.with_name(n) / "config.yaml").seed for n in ("run.1", "run")] == [0, 1]
+
+
 def test_a_folder_of_something_else_is_left_alone(empty_config, tmp_path, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("precious")

@@ -98,7 +98,8 @@ class RunDirectory:
             write_whole(self.config, to_yaml(config).encode())
 
     def _move_aside(self) -> None:
-        if self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        path = self.path.resolve()  # where a link leads to: the link itself stays
+        if path in (Path.cwd(), *Path.cwd().parents):
             raise ConfigError(
                 [
                     f"--run-dir: {self.path} holds the working folder, which --restart would move; "
@@ -106,8 +107,8 @@ class RunDirectory:
                 ]
             )
         with refusing(f"--run-dir: {self.path} cannot be moved aside"):
-            self.path.rename(_free_name(self.path.absolute()))
-            self.path.mkdir()
+            path.rename(_free_name(path))
+            path.mkdir()
 
     def records(self) -> list[dict[str, Any]]:
         """The metrics written so far, without a last line that was cut by the end of a process.
