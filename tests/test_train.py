@@ -545,6 +545,15 @@ def test_a_folder_has_a_name(command, empty_config, tmp_path, capsys, monkeypatc
     assert os.listdir(tmp_path) == [empty_config.name]
 
 
+@pytest.mark.parametrize("command", [["train", "--run-dir"], ["compare", "--output"]])
+def test_a_tilde_is_the_home_folder(command, empty_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert cli.main([*command, "~/file/run", str(empty_config), *flags()]) == 2
+    assert capsys.readouterr().err.startswith(f"{command[1]}: {tmp_path}/file/run cannot be made")
+
+
 def test_help_shows_values_as_they_are_written(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train", "--help"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -214,7 +215,7 @@ def _written(default: Any) -> str:
 def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
-    return Path(text)
+    return Path(os.path.expanduser(text))  # shells leave it to us in --run-dir=~/runs
 
 
 def _names(text: str) -> tuple[str, ...]:
