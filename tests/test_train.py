@@ -617,6 +617,16 @@ def test_a_folder_that_cannot_be_made_is_a_wrong_command_line(
     assert sorted(os.listdir()) == before
 
 
+def test_a_comparison_lies_beside_the_run_within_which_it_is_called(
+    empty_config, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-compare").touch()
+    monkeypatch.chdir(tmp_path / "run")
+    assert cli.main(["compare", str(empty_config), "--run-dir", ".", *flags()]) == 2
+    assert capsys.readouterr().err.startswith(f"--output: {tmp_path}/run-compare cannot be made")
+
+
 @pytest.mark.parametrize("inside", [".", "figures"])
 def test_restart_does_not_move_the_working_folder(
     inside, empty_config, tmp_path, capsys, monkeypatch

@@ -90,7 +90,8 @@ def _compare(config: Config, options: argparse.Namespace) -> int:
     from gs_modules.train.run_directory import RunDirectory
 
     directory = RunDirectory(options.run_dir or Path("runs") / options.config.stem)
-    output = options.output or directory.path.with_name(f"{directory.path.name}-compare")
+    beside = Path(os.path.abspath(directory.path))  # "." has no name
+    output = options.output or beside.with_name(f"{beside.name}-compare")
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Choices)}
     try:
         compare_estimators(config, Choices(**given), directory, output, Console())
