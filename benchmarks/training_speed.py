@@ -1,6 +1,7 @@
 """Training speed: the command's own loop, its bare compiled steps, and an eager PyTorch loop.
 
     python benchmarks/training_speed.py configs/digits.yaml --torch-python ../torch/bin/python
+    python benchmarks/training_speed.py configs/mnist.yaml --torch-python ... --data.root DIR
 
 Each measurement is a process of its own with all cores; the three alternate, so that a shared
 machine's noise meets all of them, and medians are compared. PyTorch (`pip install torch==2.13.0`)
@@ -15,6 +16,7 @@ may live in another environment: only `benchmarks/torch_vae.py` needs it. Writes
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -28,6 +30,8 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+STEPS = {"digits": (9000, 2000), "mnist": (2400, 700)}
+"""Steps of this library and of torch in a process, by config: some seconds of each."""
 
 
 def measure_trainer(config) -> dict[str, float]:
@@ -97,19 +101,43 @@ def torch_command(config, python: str, images: Path, scale: float, steps: int) -
     return [python, str(Path(__file__).with_name("torch_vae.py")), *words, *hidden]
 
 
-def main() -> None:
+def arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path)
-    parser.add_argument("--data-root", help="overrides data.root of the config")
+    parser.add_argument("--data.root", dest="data_root", help="overrides that of the config")
     parser.add_argument("--framework", default="nnx")
-    parser.add_argument("--steps", type=int, default=3000, help="of this library, per process")
-    parser.add_argument("--torch-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, help="of this library, per process")
+    parser.add_argument("--torch-steps", type=int)
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measure", choices=("trainer", "bare"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
+    ours, torch = STEPS.get(options.config.stem, (3000, 1500))
+    options.steps = options.steps or ours
+    options.torch_steps = options.torch_steps or torch
+    return options
+
+
+def command_line(options: argparse.Namespace, words: list[str]) -> str:
+    """What was typed, without the paths of a machine."""
+    placeholders = {
+        str(options.config): f"configs/{options.config.name}",
+        options.torch_python: "PYTHON_WITH_TORCH",
+        options.data_root: "DIR",
+    }
+    parts = [[placeholders.get(part, part) for part in word.split("=", 1)] for word in words]
+    return " ".join(["python benchmarks/training_speed.py", *map("=".join, parts)])
+
+
+def torch_version(python: str) -> str:
+    code = "import torch; print(torch.__version__)"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    options = arguments(sys.argv[1:])
 
     from gs_modules.train.config import load
 
@@ -149,11 +177,15 @@ def main() -> None:
         for name, runs in measured.items()
     }
     result = {
-        "command": f"python benchmarks/training_speed.py configs/{options.config.name}",
+        "command": command_line(options, sys.argv[1:]),
         "steps": {"ours": options.steps, "torch": options.torch_steps},
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
+        "versions": {
+            "jax": importlib.metadata.version("jax"),
+            "torch": torch_version(options.torch_python).strip(),
+        },
         "framework": options.framework,
         "median_steps_per_second": speed,
         "trainer_over_torch": speed["trainer"] / speed["torch"],
@@ -163,7 +195,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"training_speed_{options.config.stem}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: result[key] for key in list(result)[5:-1]}, indent=2))
+    print(json.dumps({key: result[key] for key in list(result)[6:-1]}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The README does what it says: its snippets run, its comments are true, its commands are whole."""
 
+import json
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,8 @@ from snippets import linked_files, run, snippets
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 SNIPPETS = snippets(README)
 
 
@@ -36,3 +40,24 @@ def test_every_file_that_the_readme_links_to_is_there():
     assert links
     for link in links:
         assert link.exists(), link
+
+
+@pytest.mark.parametrize("config", ["digits", "mnist"])
+def test_the_commands_of_the_speed_figures_are_those_that_gave_them(config):
+    speed = runpy.run_path(str(ROOT / "benchmarks" / "training_speed.py"))
+    measured = json.loads((ROOT / f"benchmarks/results/training_speed_{config}.json").read_text())
+    pattern = rf"`python benchmarks/training_speed\.py (configs/{config}\.yaml .*)`"
+    (in_readme,) = re.findall(pattern, README.read_text())
+    for words in (in_readme.split(), measured["command"].split()[2:]):
+        options = speed["arguments"](words)
+        assert (options.steps, options.torch_steps) == tuple(measured["steps"].values())
+        assert options.torch_python == "PYTHON_WITH_TORCH"
+
+
+def test_a_speed_figure_names_its_command_without_the_paths_of_a_machine():
+    speed = runpy.run_path(str(ROOT / "benchmarks" / "training_speed.py"))
+    words = "/home/me/configs/mnist.yaml --data.root=/data --torch-python /t/python --rounds 3"
+    assert speed["command_line"](speed["arguments"](words.split()), words.split()) == (
+        "python benchmarks/training_speed.py configs/mnist.yaml --data.root=DIR "
+        "--torch-python PYTHON_WITH_TORCH --rounds 3"
+    )
