@@ -78,7 +78,9 @@ def cosine(a, b):
 @pytest.fixture(scope="module")
 def found():
     """Every estimator there is, with the defaults that YAML has for it."""
-    choices = {name: load(None, [("estimator.kind", name)]).estimator for name in gs.ESTIMATORS}
+    at_one = ("temperature.kind", "constant")
+    kinds = {name: load(None, [("estimator.kind", name), at_one]) for name in gs.ESTIMATORS}
+    choices = {name: config.estimator for name, config in kinds.items()}
     estimators = {name: choice.build() for name, choice in choices.items()}
     logits = jnp.asarray(LOGITS, jnp.float32)
     return compare(KEY, bilinear, logits, estimators, TEMPERATURES, samples=4096)

@@ -8,6 +8,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from gs_modules import ESTIMATORS, SCHEDULES
@@ -28,7 +30,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = (CONFIGS / "digits.yaml").read_text()
 KINDS = [("estimator", kind, of) for kind, of in ESTIMATORS.items()]
 KINDS += [("temperature", kind, of) for kind, of in SCHEDULES.items()]
-
+AT_ONE = [("temperature.kind", "constant")]
+"""A temperature at which every estimator is defined."""
 
 pytestmark = pytest.mark.command
 
@@ -95,7 +98,7 @@ def test_every_shipped_config_is_tested_here():
 
 @pytest.mark.parametrize(("section", "kind", "of"), KINDS)
 def test_every_kind_has_the_fields_of_its_dataclass_and_defaults(section, kind, of):
-    options = getattr(load(None, [(f"{section}.kind", kind)]), section)
+    options = getattr(load(None, [*AT_ONE, (f"{section}.kind", kind)]), section)
     fields = [field.name for field in dataclasses.fields(of)]
     assert list(options.model_dump()) == ["kind", *fields]
     built = options.build()
@@ -255,6 +258,78 @@ FILES = {
     "(www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist), three .amat files or one .npz",
 }
 COSINE = "temperature:\n  kind: exponential\n  start: 0.9\n  rate: 1e-3\n  every: 5\n"
+
+
+REINMAX = (
+    "temperature of ReinMax must be at least 1, got {}; for a smaller one use StraightThrough or "
+    "GappedStraightThrough; temperature.kind {} reaches it at step {} of training.steps {}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "place", "reached"),
+    [
+        (
+            "\nestimator: {kind: reinmax}",
+            [],
+            "c.yaml:2: estimator.kind",
+            (0.5, "exponential", 8999, 9000),
+        ),
+        ("", [("estimator.kind", "reinmax")], "--estimator.kind", (0.5, "exponential", 8999, 9000)),
+        (
+            "estimator: {kind: reinmax}",
+            [("temperature.kind", "linear"), ("temperature.steps", "2"), ("training.steps", "2")],
+            "--temperature.kind",
+            (0.75, "linear", 1, 2),
+        ),
+        (
+            "estimator: {kind: reinmax}\ntemperature: {kind: linear, start: 0.25, end: 2}",
+            [],
+            "c.yaml:1: estimator.kind",
+            (0.25, "linear", 0, 9000),
+        ),
+        (
+            "estimator: {kind: reinmax}\ntemperature: {kind: constant}",
+            [("temperature.value", "0.75")],
+            "--temperature.value",
+            (0.75, "constant", 0, 9000),
+        ),
+        (
+            "estimator: {kind: reinmax}\ntemperature: {kind: piecewise, values: [1, 0.5, 2]}",
+            [("temperature.boundaries", "[8, 8998]")],
+            "--temperature.boundaries",
+            (0.5, "piecewise", 8, 9000),
+        ),
+        (
+            "estimator: {kind: reinmax}\ntemperature: {kind: cyclic, period: 9000, end: 0.5}",
+            [],
+            "c.yaml:1: estimator.kind",
+            (0.5, "cyclic", 8999, 9000),
+        ),
+    ],
+)
+def test_an_estimator_is_refused_where_a_temperature_of_the_run_is(
+    file, text, flags, place, reached
+):
+    assert refusals(file, text, *flags) == [f"{place}: {REINMAX.format(*reached)}"]
+
+
+@pytest.mark.parametrize(
+    "temperature",
+    [
+        "{kind: constant}",
+        "{kind: linear, start: 2, end: 1}",
+        "{kind: cosine, start: 2, end: 1, steps: 100}",
+        "{kind: exponential, start: 1.5, end: 0.5, rate: 4e-5}",  # 1.046 at the last step
+        "{kind: piecewise, values: [1, 0.5], boundaries: [9000]}",
+        "{kind: cyclic, start: 2, end: 1}",
+        "{kind: cyclic, start: 3, end: 0.9, period: 10000}",
+    ],
+)
+def test_an_estimator_is_accepted_where_every_temperature_of_the_run_is(file, temperature):
+    config = given(file, f"estimator: {{kind: reinmax}}\ntemperature: {temperature}")
+    steps = np.arange(config.training.steps)
+    assert np.min(jax.vmap(config.temperature.build())(steps)) >= 1
 
 
 def test_flags_win_and_a_new_kind_drops_what_was_of_the_old_one(file):
@@ -620,7 +695,7 @@ def test_damaged_bytes_never_give_another_exception(file):
 @pytest.mark.parametrize(("section", "kind", "of"), KINDS)
 def test_resolved_yaml_loads_as_an_equal_config(file, section, kind, of):
     flags = [(f"{section}.kind", kind), ("optimizer.learning_rate", "1e-7"), ("model.hidden", "[]")]
-    config = load(None, flags)
+    config = load(None, [*AT_ONE, *flags])
     again = given(file, to_yaml(config))
     assert again == config
     assert hash(again) == hash(config)

@@ -142,6 +142,7 @@ def _parameters(trainer: Trainer, directory: RunDirectory) -> tuple[Params, str]
 
 def _estimators(config: Config, names: Sequence[str]) -> dict[str, Any]:
     """By name: the config's own with its options, the others with the defaults of YAML."""
-    configs = {name: load(None, [("estimator.kind", name)]) for name in names}
+    at_one = ("temperature.kind", "constant")  # the config's temperature is not compared at
+    configs = {name: load(None, [("estimator.kind", name), at_one]) for name in names}
     configs |= {name: config for name in names if name == config.estimator.kind}
     return {name: one.estimator.build() for name, one in configs.items()}

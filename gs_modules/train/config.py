@@ -9,6 +9,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from pydantic import Field, ValidationError
 
 from gs_modules import ESTIMATORS, SCHEDULES
@@ -92,6 +94,8 @@ def load(
     for name in _SECTIONS:
         _settle(source, name)
     config = _validate(source)
+    if config is not None:
+        _check_temperatures(source, config)
     if check_root:
         _check_root(source)
     if config is None or source.faults():
@@ -271,6 +275,38 @@ def _unknown(noun: str, got: Any, valid: Iterable[str], there_are: str = "there 
 
 def _nearest(got: Any, valid: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(str(got).lower(), list(valid), 1)), None)
+
+
+def _check_temperatures(source: Source, config: Config) -> None:
+    """Refuses an estimator that is not defined at every temperature of the run."""
+    if _refusal_at(config, 1e-30) is None:  # most are, and schedules take time to evaluate
+        return
+    schedule, steps = config.temperature.build(), config.training.steps
+    # Where a schedule can be lowest: it is monotone between these steps.
+    turns = {0, steps - 1, getattr(schedule, "period", 1) - 1, *getattr(schedule, "boundaries", ())}
+    lowest, step = min((float(schedule(step)), step) for step in turns if step < steps)
+    if (reason := _refusal_at(config, lowest)) is None:
+        return
+    of_temperature = [("temperature", key) for key in config.temperature.model_dump()]
+    keys = [("estimator", "kind"), *of_temperature]
+    source.refuse(
+        next(filter(source.is_flag, keys), keys[0]),
+        f"{reason}; temperature.kind {config.temperature.kind} reaches it at step {step} of "
+        f"training.steps {steps}",
+    )
+
+
+def _refusal_at(config: Config, temperature: float) -> str | None:
+    """What the estimator says of a temperature that it refuses; nothing is computed."""
+
+    def sample() -> jax.Array:
+        return config.estimator.build()(jax.random.key(0), jnp.zeros(2), temperature)
+
+    try:
+        jax.eval_shape(sample)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_root(source: Source) -> None:
