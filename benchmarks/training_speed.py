@@ -139,7 +139,7 @@ def torch_version(python: str) -> str:
 def main() -> None:
     options = arguments(sys.argv[1:])
 
-    from gs_modules.train.config import load
+    from gs_modules.train.config_file import load
 
     overrides = [("framework", options.framework), ("training.steps", str(options.steps))]
     overrides += [("data.root", options.data_root)] if options.data_root else []

@@ -19,7 +19,7 @@ from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.compare import Comparison, Measurement, Refusal, compare
 from gs_modules.train.compare_report import as_json, draw, table, verdict
-from gs_modules.train.config import load
+from gs_modules.train.config_file import load
 from gs_modules.train.loop import Trainer
 from gs_modules.train.run_directory import parameters_sha256
 from gs_modules.train.truth import ENUMERABLE, ComparisonError, Truth, true_gradient

@@ -13,15 +13,8 @@ import numpy as np
 import pytest
 
 from gs_modules import ESTIMATORS, SCHEDULES
-from gs_modules.train.config import (
-    Config,
-    ConfigError,
-    differences,
-    load,
-    option_names,
-    print_config,
-    to_yaml,
-)
+from gs_modules.train.config import Config, differences, option_names, print_config, to_yaml
+from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.data import DATASETS
 from gs_modules.train.sections import choices
 from gs_modules.train.yaml_source import MAX_BYTES, YamlError, parse, scalar

@@ -28,7 +28,8 @@ from rich.console import Console
 from gs_modules import Usage
 from gs_modules.train import bound, cli, data, models
 from gs_modules.train.checkpoint import open_checkpoints
-from gs_modules.train.config import ConfigError, load, print_config, to_yaml
+from gs_modules.train.config import print_config, to_yaml
+from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.loop import Trainer
 from gs_modules.train.report import curves, write_figures
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole

@@ -19,14 +19,8 @@ from typing import Any
 from gs_modules import ESTIMATORS
 
 try:
-    from gs_modules.train.config import (
-        Config,
-        ConfigError,
-        load,
-        option_names,
-        print_config,
-        refusal,
-    )
+    from gs_modules.train.config import Config, option_names, print_config
+    from gs_modules.train.config_file import ConfigError, load, refusal
     from gs_modules.train.data import RowsError
     from gs_modules.train.interruption import hearing, stop_now
     from gs_modules.train.yaml_source import shown

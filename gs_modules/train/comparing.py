@@ -17,7 +17,8 @@ from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.compare import compare
 from gs_modules.train.compare_report import as_json, draw, table, truth_in_words, verdict
-from gs_modules.train.config import Config, ConfigError, differences, load
+from gs_modules.train.config import Config, differences
+from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.console import say
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models import Params

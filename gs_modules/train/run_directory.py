@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gs_modules.train.config import Config, ConfigError, differences, load, to_yaml
+from gs_modules.train.config import Config, differences, to_yaml
+from gs_modules.train.config_file import ConfigError, load
 
 _OF_EVERY_RECORD = {
     "step": int,

@@ -1,0 +1,204 @@
+"""A config from a YAML file and flags: frozen pydantic objects, or every error at once."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from pydantic import ValidationError
+
+from gs_modules.train.config import CHOICES, SECTIONS, Config, option_names
+from gs_modules.train.data import files_of, folder_of
+from gs_modules.train.sections import Data, mentioned
+from gs_modules.train.spelling import nearest, unknown
+from gs_modules.train.yaml_source import Path, Source, YamlError, shown
+
+
+class ConfigError(Exception):
+    """A config that cannot be used; `lines` holds one line for each thing that is wrong."""
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+def load(
+    path: str | os.PathLike[str] | None,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    check_root: bool = True,
+) -> Config:
+    """The config of a YAML file, with flags on top.
+
+    Args:
+        path: the file; None for the defaults.
+        overrides: dotted keys and their values as YAML, `("temperature.end", "0.3")`; the last of
+            a key counts. A new `kind` drops what the file says for the old kind alone.
+        check_root: refuse a data set read from files whose `data.root` is not a folder.
+
+    Raises:
+        ConfigError: with everything that is wrong, each where it was written.
+    """
+    source = _read(path, overrides)
+    for name in SECTIONS:
+        _settle(source, name)
+    config = _validate(source)
+    if config is not None:
+        _check_temperatures(source, config)
+    if check_root:
+        _check_root(source)
+    if config is None or source.faults():
+        raise ConfigError(source.faults())
+    return config
+
+
+def refusal(
+    path: str | os.PathLike[str] | None, overrides: Sequence[tuple[str, str]], key: str, reason: str
+) -> ConfigError:
+    """The error of a value that only the data could refuse, at the place where it was written."""
+    source = _read(path, overrides)
+    source.refuse(tuple(key.split(".")), reason)
+    return ConfigError(source.faults())
+
+
+def _read(path: str | os.PathLike[str] | None, overrides: Sequence[tuple[str, str]]) -> Source:
+    try:
+        source = Source(path)
+    except YamlError as error:
+        raise ConfigError([error.reason]) from None
+    for name, text in dict(overrides).items():
+        source.override(name, text)
+    return source
+
+
+def _settle(source: Source, name: str) -> None:
+    """Makes a section keys of a kind that there is, so that pydantic can check all of them."""
+    section = source.tree.get(name)
+    if section is None:  # or all of its keys are commented out
+        source.tree.pop(name, None)
+        return
+    if not isinstance(section, dict):
+        source.refuse((name,), f"expected keys and values, got {shown(section)}")
+        del source.tree[name]
+        return
+    if name not in CHOICES:
+        return
+    models, default = CHOICES[name], Config.model_fields[name].default.kind
+    kind = section.setdefault("kind", default)
+    if not isinstance(kind, str) or kind not in models:
+        source.refuse((name, "kind"), unknown("kind", kind, models))
+        if (kind := nearest(kind, models)) is None:
+            del source.tree[name]
+            return
+        section["kind"] = kind
+    was = (source.in_file.get(name) or {}).get("kind", default)
+    if source.is_flag((name, "kind")) and kind != was:
+        known = {key for model in models.values() for key in model.model_fields}
+        for key in known - models[kind].model_fields.keys():
+            if not source.is_flag((name, key)):
+                section.pop(key, None)
+
+
+def _validate(source: Source) -> Config | None:
+    try:
+        return Config.model_validate(source.tree)
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            path = error["loc"]
+            if path[0] in CHOICES:
+                path = (path[0], *path[2:])  # pydantic names the kind in between
+            source.refuse(*_plain(source, path, error))
+    return None
+
+
+_REASONS = {
+    "int_type": "expected an integer, got {got}",
+    "float_type": "expected a number, got {got}",
+    "bool_type": "expected true or false, got {got}",
+    "string_type": "expected text, got {got}",
+    "tuple_type": "expected a list, got {got}",
+    "finite_number": "must be finite, got {got}",
+    "greater_than": "must be greater than {gt}, got {got}",
+    "greater_than_equal": "must be at least {ge}, got {got}",
+    "less_than": "must be less than {lt}, got {got}",
+    "less_than_equal": "must be at most {le}, got {got}",
+    "value_error": "{error}",
+}
+
+
+def _plain(source: Source, path: Path, error: Mapping[str, Any]) -> tuple[Path, str]:
+    """Where to report an error of pydantic's, and in which words."""
+    if error["type"] == "extra_forbidden":
+        return path, _unknown_key(source, path)
+    if error["type"] == "literal_error":
+        names = option_names()[".".join(map(str, path))].type.split(" | ")
+        return path, unknown(str(path[-1]), error["input"], names)
+    reason = str(_REASONS.get(error["type"], error["msg"])).format(
+        got=shown(error["input"]), **error.get("ctx", {})
+    )
+    if len(path) == 1 and isinstance(error["input"], dict):  # of several keys, or none of them
+        keys = [(path[0], key) for key in mentioned(reason, error["input"])]
+        path = min(keys, key=lambda key: not source.is_flag(key), default=path)
+    return path, reason
+
+
+def _unknown_key(source: Source, path: Path) -> str:
+    section, name = str(path[0]), str(path[-1])
+    if len(path) == 1:
+        valid, owner = list(Config.model_fields), "a config"
+    else:
+        owner = source.tree[section]["kind"] if section in CHOICES else section
+        valid = list(SECTIONS[section][owner].model_fields)
+    options = [option for option in option_names() if not option.startswith(f"{section}.")]
+    elsewhere = [option for option in options if option.endswith(f".{name}")]
+    if elsewhere and not nearest(name, valid):
+        valid = elsewhere
+    return unknown("key", name, valid, f"{owner} has")
+
+
+def _check_temperatures(source: Source, config: Config) -> None:
+    """Refuses an estimator that is not defined at every temperature of the run."""
+    if _refusal_at(config, 1e-30) is None:  # most are, and schedules take time to evaluate
+        return
+    schedule, steps = config.temperature.build(), config.training.steps
+    # Where a schedule can be lowest: it is monotone between these steps.
+    turns = {0, steps - 1, getattr(schedule, "period", 1) - 1, *getattr(schedule, "boundaries", ())}
+    lowest, step = min((float(schedule(step)), step) for step in turns if step < steps)
+    if (reason := _refusal_at(config, lowest)) is None:
+        return
+    of_temperature = [("temperature", key) for key in config.temperature.model_dump()]
+    keys = [("estimator", "kind"), *of_temperature]
+    source.refuse(
+        next(filter(source.is_flag, keys), keys[0]),
+        f"{reason}; temperature.kind {config.temperature.kind} reaches it at step {step} of "
+        f"training.steps {steps}",
+    )
+
+
+def _refusal_at(config: Config, temperature: float) -> str | None:
+    """What the estimator says of a temperature that it refuses; nothing is computed."""
+
+    def sample() -> jax.Array:
+        return config.estimator.build()(jax.random.key(0), jnp.zeros(2), temperature)
+
+    try:
+        jax.eval_shape(sample)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _check_root(source: Source) -> None:
+    try:
+        data = Data.model_validate(source.tree.get("data", {}))
+    except ValidationError:  # reported already
+        return
+    if data.name == "digits":
+        return
+    if data.root is None:
+        reason = f"missing; {data.name} is read from a folder that holds {files_of(data.name)}"
+        source.refuse(("data", "root"), reason)
+    elif not (folder := folder_of(data.root)).is_dir():
+        reason = f"{folder} is not a folder; it must hold {files_of(data.name)}"
+        source.refuse(("data", "root"), reason)
