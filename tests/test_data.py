@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gs_modules.train import data
-from gs_modules.train.data import DATASETS, DataError, Dataset, RowsError, load
+from gs_modules.train import data, image_files
+from gs_modules.train.data import DATASETS, Dataset, RowsError, load
+from gs_modules.train.image_files import DataError
 
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 pytestmark = pytest.mark.command
@@ -368,7 +369,7 @@ def test_bomb_does_not_fill_the_memory(tmp_path, bomb, file):
 def publish(monkeypatch, name, **parts) -> None:
     """Makes small parts the published ones, as the real ones are too large to be written here."""
     published = {p: (len(r), hashlib.sha256(r.tobytes()).hexdigest()) for p, r in parts.items()}
-    monkeypatch.setitem(data._PUBLISHED, name, published)
+    monkeypatch.setitem(image_files.PUBLISHED, name, published)
 
 
 @pytest.mark.parametrize("write", [write_amat, lambda folder, p: np.savez(folder / "a.npz", **p)])

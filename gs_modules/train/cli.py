@@ -56,7 +56,7 @@ def _train(config: Config, options: argparse.Namespace) -> int:
     # These take seconds to import: a wrong config is refused before.
     from rich.console import Console
 
-    from gs_modules.train.data import DataError
+    from gs_modules.train.image_files import DataError
     from gs_modules.train.loop import NonFiniteLossError
     from gs_modules.train.run_directory import RunDirectory
     from gs_modules.train.training import StoppedError, train
@@ -80,7 +80,7 @@ def _compare(config: Config, options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from gs_modules.train.comparing import Choices, compare_estimators
-    from gs_modules.train.data import DataError
+    from gs_modules.train.image_files import DataError
     from gs_modules.train.run_directory import RunDirectory
 
     directory = RunDirectory(options.run_dir or Path("runs") / options.config.stem)
