@@ -500,6 +500,21 @@ def test_a_wrong_command_line_is_one_line_and_writes_nothing(
     assert os.listdir(tmp_path) == [empty_config.name]
 
 
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("trian", "unknown command 'trian'; did you mean 'train'?"),
+        ("comapre", "unknown command 'comapre'; did you mean 'compare'?"),
+        ("zzz", "unknown command 'zzz'; there are train, compare"),
+    ],
+)
+def test_a_misspelt_command_is_answered_with_the_nearest_one(word, answer, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([word, "small.yaml"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"gs-modules: error: {answer}"
+
+
 MANY_ROWS = ("seed: 1\ndata:\n  validation: 5000\n", "3: data.validation: must be 0 to 1436")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ try:
     from gs_modules.train.config_file import ConfigError, load, refusal
     from gs_modules.train.data import RowsError
     from gs_modules.train.interruption import hearing, stop_now
+    from gs_modules.train.spelling import nearest, unknown
     from gs_modules.train.yaml_source import shown
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
@@ -138,22 +138,23 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
             help=f"{description} (default: {default})",
         )  # fmt: skip
     words = _joined(sys.argv[1:] if arguments is None else arguments)
-    parsed, unknown = parser.parse_known_args(words)
+    if words and not words[0].startswith("-") and words[0] not in commands.choices:
+        parser.error(unknown("command", words[0], commands.choices))
+    parsed, rest = parser.parse_known_args(words)
     options = vars(parsed)
     command = commands.choices[parsed.command]
     overrides = [(name, options.pop(name)) for name in option_names() if name in options]
     # Flags that no key has go to the config too, which refuses them with the nearest name.
-    misspelt = [word.removeprefix("--") for word in unknown if word.startswith("--")]
+    misspelt = [word.removeprefix("--") for word in rest if word.startswith("--")]
     sections = {name.partition(".")[0] for name in option_names() if "." in name}
     for name in sections.intersection(word.partition("=")[0] for word in misspelt):
         command.error(f"--{name} is a section; write --{name}.KEY, see --help")
     own = [name.replace("_", "-") for name in options.keys() - {"command", "config"}]
     for name in (word.partition("=")[0] for word in misspelt):
-        nearest = difflib.get_close_matches(name, [*option_names(), *own], 1)
-        if nearest and nearest[0] in own:
-            command.error(f"unknown flag --{name}; did you mean --{nearest[0]}?")
-    if unknown and not misspelt:
-        command.error(f"unexpected argument: {unknown[0]}")
+        if (meant := nearest(name, [*option_names(), *own])) in own:
+            command.error(f"unknown flag --{name}; did you mean --{meant}?")
+    if rest and not misspelt:
+        command.error(f"unexpected argument: {rest[0]}")
     overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]
     return argparse.Namespace(**options), overrides
 
@@ -215,9 +216,9 @@ def _folder(text: str) -> Path:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
-    if unknown := [name for name in names if name not in ESTIMATORS]:
+    if wrong := [name for name in names if name not in ESTIMATORS]:
         raise argparse.ArgumentTypeError(
-            f"expected some of {','.join(ESTIMATORS)}; got {unknown[0]!r}"
+            f"expected some of {','.join(ESTIMATORS)}; got {wrong[0]!r}"
         )
     return names
 
