@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_nothing_in_the_package_folder_is_executable():
         assert not path.stat().st_mode & 0o111
         names = {node.id for node in ast.walk(parsed(path.stem)) if isinstance(node, ast.Name)}
         assert "__name__" not in names, f"{path.name} holds an executable block"
+
+
+def test_linters_are_suppressed_in_fewer_than_five_places():
+    root = PACKAGE.parent
+    folders = (PACKAGE, root / "tests", root / "benchmarks", root / "examples")
+    files = [*root.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    assert Path(__file__) in files
+    pattern = re.compile(r"# *(?:noqa|ruff:|fmt:|type: *ignore|pyright:)")
+    found = [(path.name, line) for path in files for line in pattern.findall(path.read_text())]
+    assert len(found) < 5, found
 
 
 def test_importing_the_core_imports_no_framework_and_warns_of_nothing():

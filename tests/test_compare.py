@@ -96,8 +96,10 @@ def measured(found, name, temperature=1.0):
 
 def test_enumeration_is_the_sum_over_all_outcomes(found):
     assert (found.truth.method, found.truth.count, found.truth.standard_error) == (
-        "enumeration", 9, 0,
-    )  # fmt: skip
+        "enumeration",
+        9,
+        0,
+    )
     np.testing.assert_allclose(found.truth.gradient, true(), rtol=2e-5, atol=1e-6)
     assert found.truth.norm == pytest.approx(np.linalg.norm(true()), rel=1e-5)
 
@@ -274,9 +276,12 @@ def test_an_estimator_is_compiled_once_whatever_the_temperatures():
 )
 def test_what_cannot_be_compared_is_refused_by_name(wrong, error, named):
     given = {
-        "loss": bilinear, "logits": jnp.asarray(LOGITS, jnp.float32),
-        "estimators": {"a": gs.Pathwise()}, "temperatures": [1.0], **wrong,
-    }  # fmt: skip
+        "loss": bilinear,
+        "logits": jnp.asarray(LOGITS, jnp.float32),
+        "estimators": {"a": gs.Pathwise()},
+        "temperatures": [1.0],
+        **wrong,
+    }
     with pytest.raises(error, match=named):
         compare(KEY, *given.values())
 
@@ -337,12 +342,31 @@ def test_the_figure_has_a_panel_for_each_measure_with_units():
 # The command.
 
 TINY = [
-    "--model.hidden", "[16]", "--model.num_latents", "3", "--model.num_classes", "4",
-    "--training.steps", "20", "--training.evaluate_every", "20", "--training.checkpoint_every",
-    "20", "--training.evaluation_samples", "1",
-]  # fmt: skip
-FEW = ["--estimators", "argmax,straight_through", "--temperatures", "0.5,1", "--samples", "64",
-       "--images", "3"]  # fmt: skip
+    "--model.hidden",
+    "[16]",
+    "--model.num_latents",
+    "3",
+    "--model.num_classes",
+    "4",
+    "--training.steps",
+    "20",
+    "--training.evaluate_every",
+    "20",
+    "--training.checkpoint_every",
+    "20",
+    "--training.evaluation_samples",
+    "1",
+]
+FEW = [
+    "--estimators",
+    "argmax,straight_through",
+    "--temperatures",
+    "0.5,1",
+    "--samples",
+    "64",
+    "--images",
+    "3",
+]
 
 
 @pytest.fixture
@@ -366,9 +390,17 @@ def test_the_command_prints_draws_and_answers(empty_config, tmp_path, capsys):
     rows = [(one["estimator"], one["temperature"]) for one in written["measurements"]]
     assert rows == list(itertools.product(["argmax", "straight_through"], [0.5, 1.0]))
     assert set(written["measurements"][0]) == {
-        "estimator", "temperature", "bias", "bias_standard_error", "variance",
-        "variance_standard_error", "error", "cosine", "sample_cosine", "seconds",
-    }  # fmt: skip
+        "estimator",
+        "temperature",
+        "bias",
+        "bias_standard_error",
+        "variance",
+        "variance_standard_error",
+        "error",
+        "cosine",
+        "sample_cosine",
+        "seconds",
+    }
     assert written["truth"]["method"] == "enumeration" and written["refusals"] == []
 
 
@@ -458,6 +490,9 @@ def test_print_config_is_that_of_train(empty_config, capsys):
 def test_numbers_of_a_comparison_are_plain_and_finite():
     written = json.loads(json.dumps(as_json(MADE), allow_nan=False))
     assert written["truth"] == {
-        "method": "leave_one_out", "count": 1000, "norm": 1.0, "relative_standard_error": 0.0,
-    }  # fmt: skip
+        "method": "leave_one_out",
+        "count": 1000,
+        "norm": 1.0,
+        "relative_standard_error": 0.0,
+    }
     assert written["refusals"][0]["estimator"] == "reinmax" and len(written["measurements"]) == 5

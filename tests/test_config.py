@@ -111,15 +111,40 @@ def test_a_field_without_a_default_is_seen():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("1e-3", 1e-3), ("1E-3", 1e-3), ("2e-4", 2e-4), ("1.e2", 100.0), (".5", 0.5),
-        ("-0.0", -0.0), ("6000.0", 6000.0), ("-.inf", -math.inf), (".INF", math.inf),
-        ("12", 12), ("-012", -12), ("0o17", 15), ("0x1F", 31), ("+1", 1),
-        ("true", True), ("False", False), ("~", None), ("", None), ("null", None),
-        ("no", "no"), ("on", "on"), ("yes", "yes"), ("y", "y"), ("1_000", "1_000"),
-        ("1:30", "1:30"), ("1e", "1e"), (".", "."), ("2001-01-01", "2001-01-01"),
-        ("0b1", "0b1"), ("nan", "nan"), ("9" * 100, 10**100 - 1), ("9" * 101, "9" * 101),
+        ("1e-3", 1e-3),
+        ("1E-3", 1e-3),
+        ("2e-4", 2e-4),
+        ("1.e2", 100.0),
+        (".5", 0.5),
+        ("-0.0", -0.0),
+        ("6000.0", 6000.0),
+        ("-.inf", -math.inf),
+        (".INF", math.inf),
+        ("12", 12),
+        ("-012", -12),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("+1", 1),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+        ("", None),
+        ("null", None),
+        ("no", "no"),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("y", "y"),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("1e", "1e"),
+        (".", "."),
+        ("2001-01-01", "2001-01-01"),
+        ("0b1", "0b1"),
+        ("nan", "nan"),
+        ("9" * 100, 10**100 - 1),
+        ("9" * 101, "9" * 101),
     ],
-)  # fmt: skip
+)
 def test_plain_scalars_by_yaml_1_2(text, expected):
     assert repr(scalar(text)) == repr(expected)
     if text:
@@ -156,21 +181,33 @@ FAULTS = [
     ("temprature: {}", ["1: temprature: unknown key 'temprature'; did you mean 'temperature'?"]),
     ("\nzzz: 1", [f"2: zzz: unknown key 'zzz'; {HAS}"]),
     ("'': 1", [f"1: '': unknown key ''; {HAS}"]),
-    ("learning_rate: 1",
-     ["1: learning_rate: unknown key 'learning_rate'; did you mean 'optimizer.learning_rate'?"]),
-    ("temperature:\n  ned: 1",
-     ["2: temperature.ned: unknown key 'ned'; did you mean 'end'?"]),
-    ("temperature:\n  kind: linear\n  period: 7",
-     ["3: temperature.period: unknown key 'period'; linear has kind, start, end, steps"]),
-    ("model:\n  zzz: 1",
-     ["2: model.zzz: unknown key 'zzz'; model has num_latents, num_classes, hidden, "
-      "prior"]),
-    ("temperature:\n  kind: exponentail\n  end: -1",
-     ["2: temperature.kind: unknown kind 'exponentail'; did you mean 'exponential'?",
-      "3: temperature.end: Exponential end must be positive and finite in float32, got -1.0"]),
-    ("temperature: {kind: 5}",
-     ["1: temperature.kind: expected one of constant, linear, exponential, cosine, piecewise, "
-      "cyclic, got 5"]),
+    (
+        "learning_rate: 1",
+        ["1: learning_rate: unknown key 'learning_rate'; did you mean 'optimizer.learning_rate'?"],
+    ),
+    ("temperature:\n  ned: 1", ["2: temperature.ned: unknown key 'ned'; did you mean 'end'?"]),
+    (
+        "temperature:\n  kind: linear\n  period: 7",
+        ["3: temperature.period: unknown key 'period'; linear has kind, start, end, steps"],
+    ),
+    (
+        "model:\n  zzz: 1",
+        ["2: model.zzz: unknown key 'zzz'; model has num_latents, num_classes, hidden, prior"],
+    ),
+    (
+        "temperature:\n  kind: exponentail\n  end: -1",
+        [
+            "2: temperature.kind: unknown kind 'exponentail'; did you mean 'exponential'?",
+            "3: temperature.end: Exponential end must be positive and finite in float32, got -1.0",
+        ],
+    ),
+    (
+        "temperature: {kind: 5}",
+        [
+            "1: temperature.kind: expected one of constant, linear, exponential, cosine, "
+            "piecewise, cyclic, got 5"
+        ],
+    ),
     ("framework: Linnen", ["1: framework: unknown framework 'Linnen'; did you mean 'linen'?"]),
     ("framework: torch", ["1: framework: unknown framework 'torch'; there are nnx, linen, haiku"]),
     ("framework: null", ["1: framework: expected one of nnx, linen, haiku, got null"]),
@@ -180,8 +217,10 @@ FAULTS = [
     ("temperature: hot", ["1: temperature: expected keys and values, got 'hot'"]),
     ("seed: ten", ["1: seed: expected an integer, got 'ten'"]),
     (f"seed: {'9' * 5000}", [f"1: seed: expected an integer, got '{'9' * 56}..."]),
-    (f"optimizer: {{learning_rate: -{'9' * 101}}}",
-     [f"1: optimizer.learning_rate: expected a number, got '-{'9' * 55}..."]),
+    (
+        f"optimizer: {{learning_rate: -{'9' * 101}}}",
+        [f"1: optimizer.learning_rate: expected a number, got '-{'9' * 55}..."],
+    ),
     ("seed: '10'", ["1: seed: expected an integer, got '10'"]),
     ("seed: true", ["1: seed: expected an integer, got true"]),
     ("seed: {a: 1}", ["1: seed: expected an integer, got keys and values"]),
@@ -189,51 +228,86 @@ FAULTS = [
     ("seed: 4294967296", ["1: seed: must be less than 4294967296, got 4294967296"]),
     ("training:\n  steps: 6000.0", ["2: training.steps: expected an integer, got 6000.0"]),
     ("training: {steps: 0}", ["1: training.steps: must be at least 1, got 0"]),
-    ("training: {steps: 2147483648}",
-     ["1: training.steps: must be at most 2147483647, got 2147483648"]),
-    ("training:\n  evaluate_every: 500\n  checkpoint_every: 700",
-     [f"3: training.checkpoint_every: {MULTIPLE}700 and evaluate_every=500"]),
-    ("training:\n  evaluate_every: 700",
-     [f"2: training.evaluate_every: {MULTIPLE}4500 and evaluate_every=700"]),
+    (
+        "training: {steps: 2147483648}",
+        ["1: training.steps: must be at most 2147483647, got 2147483648"],
+    ),
+    (
+        "training:\n  evaluate_every: 500\n  checkpoint_every: 700",
+        [f"3: training.checkpoint_every: {MULTIPLE}700 and evaluate_every=500"],
+    ),
+    (
+        "training:\n  evaluate_every: 700",
+        [f"2: training.evaluate_every: {MULTIPLE}4500 and evaluate_every=700"],
+    ),
     ("model: {num_classes: 1}", ["1: model.num_classes: must be at least 2, got 1"]),
-    ("training: {flip_probability: 1}",
-     ["1: training.flip_probability: must be at most 0.5, got 1"]),
-    ("training: {flip_probability: true}",
-     ["1: training.flip_probability: expected a number, got true"]),
+    (
+        "training: {flip_probability: 1}",
+        ["1: training.flip_probability: must be at most 0.5, got 1"],
+    ),
+    (
+        "training: {flip_probability: true}",
+        ["1: training.flip_probability: expected a number, got true"],
+    ),
     ("model: {hidden: 256}", ["1: model.hidden: expected a list, got 256"]),
-    ("model:\n  hidden:\n  - 5\n  - 0\n  - a",
-     ["4: model.hidden[1]: must be at least 1, got 0",
-      "5: model.hidden[2]: expected an integer, got 'a'"]),
-    ("optimizer: {learning_rate: 0}",
-     ["1: optimizer.learning_rate: must be greater than 0.0, got 0"]),
+    (
+        "model:\n  hidden:\n  - 5\n  - 0\n  - a",
+        [
+            "4: model.hidden[1]: must be at least 1, got 0",
+            "5: model.hidden[2]: expected an integer, got 'a'",
+        ],
+    ),
+    (
+        "optimizer: {learning_rate: 0}",
+        ["1: optimizer.learning_rate: must be greater than 0.0, got 0"],
+    ),
     ("optimizer: {learning_rate: .inf}", ["1: optimizer.learning_rate: must be finite, got inf"]),
     ("optimizer: {learning_rate: 1e400}", ["1: optimizer.learning_rate: must be finite, got inf"]),
     ("optimizer: {weight_decay: .nan}", ["1: optimizer.weight_decay: must be finite, got nan"]),
     ("optimizer: {weight_decay: no}", ["1: optimizer.weight_decay: expected a number, got 'no'"]),
     ("temperature:\n  start: 0.3\n  end: 0.4", [f"2: temperature.start: {FALLS}"]),
-    ("temperature:\n  start: -1\n  every: 0\n  rate: fast\n  end: 1e-50",
-     ["2: temperature.start: Exponential start must be positive and finite in float32, got -1.0",
-      "3: temperature.every: Exponential every must be in 1 .. 2**31 - 1, got 0",
-      "4: temperature.rate: expected a number, got 'fast'",
-      "5: temperature.end: Exponential end must be positive and finite in float32, got 1e-50"]),
-    ("temperature: {kind: piecewise, values: [1, 2, 3], boundaries: [5, 4]}",
-     ["1: temperature.boundaries: Piecewise boundaries must rise strictly, got (5, 4)"]),
-    ("temperature:\n  kind: piecewise\n  values: [1, 2, 3]",
-     ["3: temperature.values: Piecewise needs one value more than boundaries, got 3 values and "
-      "1 boundaries"]),
+    (
+        "temperature:\n  start: -1\n  every: 0\n  rate: fast\n  end: 1e-50",
+        [
+            "2: temperature.start: Exponential start must be positive and finite in float32, "
+            "got -1.0",
+            "3: temperature.every: Exponential every must be in 1 .. 2**31 - 1, got 0",
+            "4: temperature.rate: expected a number, got 'fast'",
+            "5: temperature.end: Exponential end must be positive and finite in float32, got 1e-50",
+        ],
+    ),
+    (
+        "temperature: {kind: piecewise, values: [1, 2, 3], boundaries: [5, 4]}",
+        ["1: temperature.boundaries: Piecewise boundaries must rise strictly, got (5, 4)"],
+    ),
+    (
+        "temperature:\n  kind: piecewise\n  values: [1, 2, 3]",
+        [
+            "3: temperature.values: Piecewise needs one value more than boundaries, got 3 values "
+            "and 1 boundaries"
+        ],
+    ),
     ("seed: 1\nmodel: {}\nseed: 2", ["3: seed: repeated key; line 1 has it already"]),
-    ("model:\n  num_latents: 1\n\n  num_latents: 1",
-     ["4: model.num_latents: repeated key; line 2 has it already"]),
-    ("model:\n  num_latents: 1\nmodel:\n  num_latents: 0",
-     ["3: model: repeated key; line 1 has it already"]),
-    ("seed: -1\nsead: 1\nframework: 5\nseed: 2\nmodel:\n  hidden: 1\n  prior: flat",
-     ["1: seed: must be at least 0, got -1",
-      "2: sead: unknown key 'sead'; did you mean 'seed'?",
-      "3: framework: expected one of nnx, linen, haiku, got 5",
-      "4: seed: repeated key; line 1 has it already",
-      "6: model.hidden: expected a list, got 1",
-      "7: model.prior: unknown prior 'flat'; there are uniform, learned"]),
-]  # fmt: skip
+    (
+        "model:\n  num_latents: 1\n\n  num_latents: 1",
+        ["4: model.num_latents: repeated key; line 2 has it already"],
+    ),
+    (
+        "model:\n  num_latents: 1\nmodel:\n  num_latents: 0",
+        ["3: model: repeated key; line 1 has it already"],
+    ),
+    (
+        "seed: -1\nsead: 1\nframework: 5\nseed: 2\nmodel:\n  hidden: 1\n  prior: flat",
+        [
+            "1: seed: must be at least 0, got -1",
+            "2: sead: unknown key 'sead'; did you mean 'seed'?",
+            "3: framework: expected one of nnx, linen, haiku, got 5",
+            "4: seed: repeated key; line 1 has it already",
+            "6: model.hidden: expected a list, got 1",
+            "7: model.prior: unknown prior 'flat'; there are uniform, learned",
+        ],
+    ),
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), FAULTS)
@@ -344,43 +418,87 @@ def test_flags_win_and_a_new_kind_drops_what_was_of_the_old_one(file):
 @pytest.mark.parametrize(
     ("text", "flags", "expected"),
     [
-        ("", [("temprature.end", "1")],
-         ["--temprature.end: unknown key 'temprature'; did you mean 'temperature'?"]),
-        ("", [("temperature.ned", "1")],
-         ["--temperature.ned: unknown key 'ned'; did you mean 'end'?"]),
+        (
+            "",
+            [("temprature.end", "1")],
+            ["--temprature.end: unknown key 'temprature'; did you mean 'temperature'?"],
+        ),
+        (
+            "",
+            [("temperature.ned", "1")],
+            ["--temperature.ned: unknown key 'ned'; did you mean 'end'?"],
+        ),
         ("", [("sead", "1")], ["--sead: unknown key 'sead'; did you mean 'seed'?"]),
         ("", [("a.b.c", "1")], [f"--a.b.c: unknown key 'a'; {HAS}"]),
         ("", [("temperature", "1")], ["--temperature: expected keys and values, got 1"]),
-        (COSINE, [("temperature.kind", "cosine"), ("temperature.rate", "1")],
-         ["--temperature.rate: unknown key 'rate'; cosine has kind, start, end, steps"]),
-        (COSINE + "  evry: 1\n", [("temperature.kind", "cosine")],
-         ["c.yaml:6: temperature.evry: unknown key 'evry'; cosine has kind, start, end, steps"]),
-        (COSINE + "  period: 1\n", [("temperature.kind", "exponential")],
-         ["c.yaml:6: temperature.period: unknown key 'period'; exponential has kind, start, end, "
-          "rate, every"]),
-        (COSINE, [("temperature.kind", "cosin"), ("seed", "x")],
-         ["--temperature.kind: unknown kind 'cosin'; did you mean 'cosine'?",
-          "--seed: expected an integer, got 'x'"]),
-        ("temperature: {start: 0.3}", [("temperature.end", "0.4")],
-         [f"--temperature.end: {FALLS}"]),
-        ("", [("model.hidden", "[1, a]")],
-         ["--model.hidden: model.hidden[1]: expected an integer, got 'a'"]),
-        ("model:\n  hidden: [0]\nseed: -1", [("model.hidden", "[1, 2")],
-         ["c.yaml:3: seed: must be at least 0, got -1",
-          "--model.hidden: while parsing a flow sequence: expected ',' or ']', but got "
-          "'<stream end>'",
-          "--model.hidden: model.hidden[0]: must be at least 1, got 0"]),
-        ("", [("seed", "&a 1")],
-         ["--seed: anchors (&) and aliases (*) are not allowed; write the value out"]),
+        (
+            COSINE,
+            [("temperature.kind", "cosine"), ("temperature.rate", "1")],
+            ["--temperature.rate: unknown key 'rate'; cosine has kind, start, end, steps"],
+        ),
+        (
+            COSINE + "  evry: 1\n",
+            [("temperature.kind", "cosine")],
+            ["c.yaml:6: temperature.evry: unknown key 'evry'; cosine has kind, start, end, steps"],
+        ),
+        (
+            COSINE + "  period: 1\n",
+            [("temperature.kind", "exponential")],
+            [
+                "c.yaml:6: temperature.period: unknown key 'period'; exponential has kind, start, "
+                "end, rate, every"
+            ],
+        ),
+        (
+            COSINE,
+            [("temperature.kind", "cosin"), ("seed", "x")],
+            [
+                "--temperature.kind: unknown kind 'cosin'; did you mean 'cosine'?",
+                "--seed: expected an integer, got 'x'",
+            ],
+        ),
+        (
+            "temperature: {start: 0.3}",
+            [("temperature.end", "0.4")],
+            [f"--temperature.end: {FALLS}"],
+        ),
+        (
+            "",
+            [("model.hidden", "[1, a]")],
+            ["--model.hidden: model.hidden[1]: expected an integer, got 'a'"],
+        ),
+        (
+            "model:\n  hidden: [0]\nseed: -1",
+            [("model.hidden", "[1, 2")],
+            [
+                "c.yaml:3: seed: must be at least 0, got -1",
+                "--model.hidden: while parsing a flow sequence: expected ',' or ']', but got "
+                "'<stream end>'",
+                "--model.hidden: model.hidden[0]: must be at least 1, got 0",
+            ],
+        ),
+        (
+            "",
+            [("seed", "&a 1")],
+            ["--seed: anchors (&) and aliases (*) are not allowed; write the value out"],
+        ),
         ("", [("seed", "!!int 1")], ["--seed: tags (!) are not allowed; write the plain value"]),
         ("", [("seed", "1\n---\n2")], ["--seed: several documents, expected one"]),
-        ("model: 5", [("model.num_latents", "3")],
-         ["c.yaml:1: model: expected keys and values, got 5"]),
-        ("", [("data.name", "mnist")],
-         ["--data.name: data.root: missing; mnist is read from a folder that holds "
-          f"{FILES['mnist']}"]),
+        (
+            "model: 5",
+            [("model.num_latents", "3")],
+            ["c.yaml:1: model: expected keys and values, got 5"],
+        ),
+        (
+            "",
+            [("data.name", "mnist")],
+            [
+                "--data.name: data.root: missing; mnist is read from a folder that holds "
+                f"{FILES['mnist']}"
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults_of_flags(file, text, flags, expected):
     assert refusals(file, text, *flags) == expected
 
@@ -697,10 +815,34 @@ def test_resolved_yaml_loads_as_an_equal_config(file, section, kind, of):
 
 @pytest.mark.parametrize(
     "root",
-    ["1e-3", "0o17", "no", "true", "null", "~", "12", ".inf", "2001-01-01", "", " a b ", "a: b",
-     "#", "{", "*a", "- a", "=", "<<", "'\"", "x" * 300, "é/数/🙂", "a\nb\tc", "\x85\x7f",
-     "\ufeffa", "C:\\data"],
-)  # fmt: skip
+    [
+        "1e-3",
+        "0o17",
+        "no",
+        "true",
+        "null",
+        "~",
+        "12",
+        ".inf",
+        "2001-01-01",
+        "",
+        " a b ",
+        "a: b",
+        "#",
+        "{",
+        "*a",
+        "- a",
+        "=",
+        "<<",
+        "'\"",
+        "x" * 300,
+        "é/数/🙂",
+        "a\nb\tc",
+        "\x85\x7f",
+        "\ufeffa",
+        "C:\\data",
+    ],
+)
 def test_any_folder_name_survives(file, root):
     config = Config.model_validate({"data": {"root": root}})
     assert given(file, to_yaml(config)).data.root == root
@@ -783,8 +925,10 @@ def test_options_cover_every_key_of_every_kind():
     assert options["temperature.kind"].type == " | ".join(SCHEDULES)
     assert options["temperature.kind"].default == "exponential"
     assert options["temperature.every"] == (
-        "integer", 1, "steps from one refresh of the temperature to the next (exponential)"
-    )  # fmt: skip
+        "integer",
+        1,
+        "steps from one refresh of the temperature to the next (exponential)",
+    )
     assert options["model.hidden"][:2] == ("list of integers", (512,))
     assert options["data.validation"].type == "integer or null"
 

@@ -53,9 +53,16 @@ SMALL = {
 }
 COMMAND = [sys.executable, "-c", "import sys, gs_modules_command as c; sys.exit(c.main())"]
 METRICS = {
-    "step", "split", "neg_elbo", "reconstruction", "kl", "temperature", "perplexity", "codes_used",
+    "step",
+    "split",
+    "neg_elbo",
+    "reconstruction",
+    "kl",
+    "temperature",
+    "perplexity",
+    "codes_used",
     "steps_per_second",
-}  # fmt: skip
+}
 
 
 @pytest.fixture

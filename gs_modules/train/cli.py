@@ -116,27 +116,37 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
         "the initial ones.",
     )
     compare.add_argument(
-        "--output", type=_folder, metavar="DIR",
+        "--output",
+        type=_folder,
+        metavar="DIR",
         help="folder of compare.png and compare.json (default: the run's, with -compare added)",
-    )  # fmt: skip
+    )
     compare.add_argument(
-        "--estimators", type=_names, metavar="NAMES", default=tuple(ESTIMATORS),
+        "--estimators",
+        type=_names,
+        metavar="NAMES",
+        default=tuple(ESTIMATORS),
         help="separated by commas (default: all)",
-    )  # fmt: skip
+    )
     compare.add_argument(
-        "--temperatures", type=_temperatures, metavar="NUMBERS",
+        "--temperatures",
+        type=_temperatures,
+        metavar="NUMBERS",
         default=(0.1, 0.25, 0.5, 1.0, 1.5, 2.0),
         help="separated by commas (default: 0.1,0.25,0.5,1,1.5,2)",
-    )  # fmt: skip
+    )
     for name, default, description in (
         ("images", 16, "training images, which are the problem"),
         ("samples", 2048, "gradients for each estimator and temperature"),
         ("truth-samples", 65_536, "for the true gradient, where outcomes cannot be enumerated"),
     ):
         compare.add_argument(
-            f"--{name}", type=_count, metavar="INTEGER", default=default,
+            f"--{name}",
+            type=_count,
+            metavar="INTEGER",
+            default=default,
             help=f"{description} (default: {default})",
-        )  # fmt: skip
+        )
     words = _joined(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-") and words[0] not in commands.choices:
         parser.error(unknown("command", words[0], commands.choices))

@@ -78,10 +78,16 @@ def test_nnx_layers_built_from_one_stream_draw_independently(module):
 @every_module
 @pytest.mark.parametrize(
     "call",
-    [{"temperature": -1.0}, {"temperature": jnp.ones(7)}, {"where": jnp.ones(7, bool)},
-     {"step": 1.5}, {"deterministic": "no"}, {"key": 0.5}],
+    [
+        {"temperature": -1.0},
+        {"temperature": jnp.ones(7)},
+        {"where": jnp.ones(7, bool)},
+        {"step": 1.5},
+        {"deterministic": "no"},
+        {"key": 0.5},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_nnx_a_refused_call_moves_neither_the_clock_nor_the_stream(module, call):
     layer = built(NNX, module, rngs=nnx.Rngs(0), estimator=gs.Pathwise())
     layer(inputs())
