@@ -762,8 +762,9 @@ def test_metrics_that_were_removed_are_missed(unfinished_run, tmp_path, capsys):
     run = shutil.copytree(whole, tmp_path / "run")
     (run / "metrics.jsonl").unlink()
     assert cli.main([*command, "--run-dir", str(run)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{run / 'metrics.jsonl'}:1: ends at step 0")
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"{run / 'metrics.jsonl'}:1: ends at step 0") and said.out == ""
 
 
 def test_a_last_line_that_was_cut_is_forgotten(unfinished_run, tmp_path):

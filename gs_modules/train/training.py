@@ -64,9 +64,9 @@ def train(
     ):
         restored = snapshot = checkpoints.restore(trainer.init())
         step = int(restored.state.step)
+        directory.forget_after(step)
         if step:
             say(console, f"continuing from step {step}")
-        directory.forget_after(step)
         began = time.perf_counter()
         trainer.compile()
         say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
