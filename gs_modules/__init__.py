@@ -3,7 +3,7 @@
 The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.haiku``.
 """
 
-from gs_modules._arguments import errors_of
+from gs_modules._arguments import check_key, errors_of
 from gs_modules._binary import gumbel_sigmoid
 from gs_modules._categorical import (
     gumbel_lookup,
@@ -49,6 +49,7 @@ from gs_modules._modules import (
     draw_deterministic,
     resolve_deterministic,
     resolve_temperature,
+    sample_output,
 )
 from gs_modules._noise import gumbel_noise
 from gs_modules._objectives import (
@@ -103,6 +104,7 @@ __all__ = [
     "check_count",
     "check_estimator",
     "check_gate",
+    "check_key",
     "check_temperature",
     "draw",
     "draw_deterministic",
@@ -129,5 +131,6 @@ __all__ = [
     "relaxed_categorical_log_prob",
     "resolve_deterministic",
     "resolve_temperature",
+    "sample_output",
     "straight_through_argmax",
 ]

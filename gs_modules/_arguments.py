@@ -48,8 +48,14 @@ def floating_array(name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def single_key(key: Any) -> jax.Array:
-    """``key`` as it is, or a ``TypeError``: a typed key, or the uint32 data of an old-style one."""
+def check_key(key: Any) -> jax.Array:
+    """``key`` as it is, or a ``TypeError``: a typed key, or the uint32 data of an old-style one.
+
+    Example:
+        >>> check_key(0)
+        Traceback (most recent call last):
+        TypeError: key must be a random key such as jax.random.key(0), got 0
+    """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if (is_typed and shape == ()) or (
@@ -61,9 +67,7 @@ def single_key(key: Any) -> jax.Array:
             f"key must be a single key, got an array of {shape}; use jax.vmap over keys"
         )
     found = repr(key) if dtype is None else f"{dtype} of shape {shape}"
-    raise TypeError(
-        f"key, the first argument, must be a random key such as jax.random.key(0), got {found}"
-    )
+    raise TypeError(f"key must be a random key such as jax.random.key(0), got {found}")
 
 
 def category_axis(axis: int, shape: tuple[int, ...], name: str = "logits") -> int:

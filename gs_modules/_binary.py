@@ -60,7 +60,7 @@ def gumbel_sigmoid(
         >>> gumbel_sigmoid(jax.random.key(0), jnp.array([jnp.inf, -jnp.inf]), hard=True).tolist()
         [1.0, 0.0]
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits = _arguments.floating_array("logits", logits)
     where = _arguments.boolean_mask(where, logits.shape)

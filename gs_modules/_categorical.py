@@ -76,7 +76,7 @@ def gumbel_softmax(
         >>> sample.shape, sample.sum(-1).tolist()
         ((2, 2), [1.0, 1.0])
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where)
     temperature = _arguments.category_temperature(temperature, logits, axis)
@@ -109,7 +109,7 @@ def gumbel_max(
         >>> gumbel_max(jax.random.key(0), jnp.array([0.0, -jnp.inf, -jnp.inf])).item()
         0
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     return _gumbel_max(key, *_arguments.categories(logits, axis, where))
 
 
@@ -149,7 +149,7 @@ def gumbel_lookup(
         >>> bool((rows == table[index]).all())
         True
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     logits, axis, where = _arguments.categories(logits, -1, where)
     temperature = _arguments.category_temperature(temperature, logits, axis)
     table = _arguments.floating_array("table", table)

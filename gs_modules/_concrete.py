@@ -58,7 +58,7 @@ def gumbel_log_softmax(
         >>> bool(jnp.isfinite(gumbel_log_softmax(jax.random.key(0), jnp.zeros(5), 0.001)).all())
         True
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     array, axis, mask = _arguments.categories(logits, axis, where)
     temperature = _arguments.category_temperature(temperature, array, axis)
     return _gumbel_log_softmax(key, array, temperature, mask, axis)
@@ -91,7 +91,7 @@ def gumbel_log_odds(
         >>> gumbel_log_odds(jax.random.key(0), jnp.zeros(5), 0.5).shape
         (5,)
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     array = _arguments.floating_array("logits", logits)
     return _gumbel_log_odds(key, array, _elementwise_temperature(temperature, array))
 

@@ -50,7 +50,7 @@ class _CategoricalEstimator:
             axis: the axis of the K classes.
             where: boolean mask that broadcasts to ``logits``; False excludes a class.
         """
-        key = _arguments.single_key(key)
+        key = _arguments.check_key(key)
         array, axis, where = _arguments.categories(logits, axis, where)
         tempered = _arguments.category_temperature(temperature, array, axis)
         self._check(temperature)

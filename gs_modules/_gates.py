@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
 from gs_modules._estimators import StraightThroughGumbel
 from gs_modules._metrics import Usage
+from gs_modules._modules import sample_output
 from gs_modules._relaxed import (
     computing_logits,
     log_probabilities,
@@ -44,7 +45,8 @@ class GateOutput:
     ``where`` is a boolean mask that broadcasts to ``[...]``: False leaves an example
     out, padding for instance. ``axis_name`` names mapped axes, of ``jax.shard_map`` or
     ``jax.vmap``, that hold further examples; under ``jax.jit`` alone none is needed. Examples with
-    no choice left are left out; without any example a loss is 0. A NaN is not hidden.
+    no choice left are left out; without any example a loss is 0. A NaN is not hidden; that of an
+    example left out has no part in a loss, but in its gradient, where 0 * NaN is NaN.
 
     Attributes:
         weights: ``[..., N]``, the sample of the estimator: k-hot, for ``Pathwise`` relaxed.
@@ -54,7 +56,8 @@ class GateOutput:
             uniform share included; 0 where excluded.
         logits: ``[..., N]`` float32, before bias and uniform share; ``-inf`` where excluded.
         temperature: float32, what the sample was drawn at, of the shape it was given in: a scalar,
-            or one for each example; NaN in a deterministic call.
+            or one for each example; NaN in a deterministic call, which ``jax_debug_nans`` takes for
+            an error where it is returned from ``jax.jit``.
         deterministic: True when ``weights`` are those of the most probable choices, without noise
             and without gradient.
         module: the class and path of the gate, for errors; lost when passed through a transform.
@@ -78,7 +81,8 @@ class GateOutput:
     module: str = dataclasses.field(default="GumbelGate", compare=False)
 
     def combine(self, branches: Branches) -> jax.Array:
-        """``sum_n weights[..., n] * branches[n]``: the chosen branch, bit for bit, where one-hot.
+        """``sum_n weights[..., n] * branches[n]``: the chosen branch where one-hot, bit for bit but
+        the sign of 0 and subnormal numbers.
 
         Args:
             branches: one for each of the N choices, all floating, of one shape ``[..., *trailing]``
@@ -106,7 +110,7 @@ class GateOutput:
         mask = _arguments.boolean_mask(where, index.shape[:-1], of="the examples")
         if mask is not None:
             index = jnp.where(mask[..., None], index, -1)
-        usage = Usage.of(index.reshape(-1, 1), self.probs.shape[-1], axis_name=axis_name)
+        usage = Usage.of(index[..., None], self.probs.shape[-1], axis_name=axis_name)
         return Usage(usage.counts[0])
 
     def load_balance_loss(
@@ -266,6 +270,7 @@ def gate_output(
     temperature: ArrayLike | None,
     *,
     k: int = 1,
+    dtype: DTypeLike | None = None,
     module: str = "GumbelGate",
 ) -> GateOutput:
     """The output of ``GumbelGate``; ``temperature`` is None in a deterministic call.
@@ -276,6 +281,7 @@ def gate_output(
         law: ``[..., N]``, those that the sample was drawn from.
         temperature: what it was drawn at.
         k: how many choices are made.
+        dtype: of the weights; that of the logits by default.
         module: class and path of the gate, for errors.
 
     Example:
@@ -286,7 +292,7 @@ def gate_output(
     is_chosen = jnp.abs(weights) > 0  # False for NaN
     reported = math.nan if temperature is None else temperature
     return GateOutput(
-        weights=weights,
+        weights=sample_output(weights, logits, dtype),
         index=largest_first(jnp.where(is_chosen, rank, -jnp.inf), k),
         probs=jnp.exp(log_probabilities(law, law.ndim - 1)),
         logits=logits,
@@ -359,7 +365,10 @@ def _combine(gate: GateOutput, branches: Any) -> jax.Array:
     if are_functions == {True} and gate.deterministic and gate.index.shape == (1,):
         return _chosen_alone(gate, branches)
     values = [branch() for branch in branches] if are_functions == {True} else branches
-    arrays = [_arguments.floating_array("a branch", value) for value in values]
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            raise TypeError(f"a branch must be one array, got a {type(value).__name__}")
+    arrays = [_arguments.floating_array("branch", value) for value in values]
     _check_branches(arrays, gate.weights.shape[:-1])
     return _weighted_sum(gate.weights, gate.logits, arrays)
 

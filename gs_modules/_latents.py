@@ -7,10 +7,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
 from gs_modules._metrics import Usage
+from gs_modules._modules import sample_output
 from gs_modules._objectives import categorical_kl
 from gs_modules._relaxed import first_argmax
 from gs_modules._types import AxisName, Prior
@@ -23,13 +24,14 @@ class LatentOutput:
 
     Attributes:
         sample: ``[..., L, K]``, the sample of the estimator; one-hot for all but ``Pathwise``.
-        index: ``[..., L]`` int32, the class with the largest weight in ``sample``; -1 where the
+        index: ``[..., L]`` int32, the class with the largest weight before rounding; -1 where the
             sample is NaN or no class is left.
         logits: ``[..., L, K]``, the unnormalised log-probabilities that the sample was drawn from.
         kl: ``[...]`` float32 (float64 for float64 logits), KL divergence from the prior summed
             over the latents, in nats.
         temperature: float32, what the sample was drawn at, of the shape it was given in: a scalar,
-            or one for each row; NaN in a deterministic call.
+            or one for each row; NaN in a deterministic call, which ``jax_debug_nans`` takes
+            for an error where it is returned from ``jax.jit``.
         deterministic: True when ``sample`` is the argmax, without noise and without gradient.
     """
 
@@ -97,6 +99,7 @@ def latent_output(
     temperature: ArrayLike | None,
     *,
     where: ArrayLike | None = None,
+    dtype: DTypeLike | None = None,
 ) -> LatentOutput:
     """The output of ``CategoricalLatent``; ``temperature`` is None in a deterministic call.
 
@@ -108,7 +111,7 @@ def latent_output(
     weights = jnp.where(sample == 0, -jnp.inf, sample)  # a row of zeros has no index
     reported = math.nan if temperature is None else temperature
     return LatentOutput(
-        sample=sample,
+        sample=sample_output(sample, logits, dtype),
         index=first_argmax(weights, sample.ndim - 1).squeeze(-1),
         logits=logits,
         kl=kl,

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments
 from gs_modules._categorical import straight_through_argmax
 from gs_modules._estimators import ESTIMATORS, StraightThroughGumbel
+from gs_modules._relaxed import computing_logits
 from gs_modules._subset import gumbel_top_k, largest_k_hot
 from gs_modules._types import Estimator, Schedule
 
@@ -137,41 +138,59 @@ def draw(
     temperature: ArrayLike,
     *,
     where: ArrayLike | None = None,
-    dtype: DTypeLike | None = None,
     k: int = 1,
 ) -> jax.Array:
-    """The sample of a training call on ``[..., K]`` logits.
+    """The sample of a training call on ``[..., K]`` logits, in float32 (float64 for float64).
 
-    The estimator draws in the dtype of the logits; the result is then cast to ``dtype``. More than
-    one class, k-hot, is drawn by ``gumbel_top_k`` instead.
+    More than one class, k-hot, is drawn by ``gumbel_top_k`` instead.
 
     Example:
         >>> from gs_modules import Pathwise
-        >>> draw(Pathwise(), jax.random.key(0), jnp.zeros(3), 0.5, dtype=jnp.bfloat16).dtype
-        dtype(bfloat16)
+        >>> draw(Pathwise(), jax.random.key(0), jnp.zeros(3, jnp.bfloat16), 0.5).dtype
+        dtype('float32')
     """
     array, axis, mask = _arguments.categories(logits, -1, where)
-    dtype = _arguments.result_dtype(dtype, array.dtype)
+    array = computing_logits(array, mask)
     if _arguments.positive_count("k", k, array.shape[axis]) > 1:
-        return gumbel_top_k(key, array, k, temperature, hard=True, where=mask, dtype=dtype)
-    return estimator(key, array, temperature, where=mask).astype(dtype)
+        return gumbel_top_k(key, array, k, temperature, hard=True)
+    return estimator(key, array, temperature)
 
 
 def draw_deterministic(
     logits: ArrayLike,
     *,
     where: ArrayLike | None = None,
-    dtype: DTypeLike | None = None,
     k: int = 1,
 ) -> jax.Array:
     """The sample of a deterministic call on ``[..., K]`` logits: 1 on the k largest, no gradient.
+
+    In float32 (float64 for float64).
 
     Example:
         >>> draw_deterministic(jnp.array([0.1, 0.7])).tolist()
         [0.0, 1.0]
     """
     array, axis, mask = _arguments.categories(logits, -1, where)
-    dtype = _arguments.result_dtype(dtype, array.dtype)
+    array = lax.stop_gradient(computing_logits(array, mask))
     if _arguments.positive_count("k", k, array.shape[axis]) > 1:
-        return largest_k_hot(array, k, mask).astype(dtype)
-    return straight_through_argmax(lax.stop_gradient(array), where=mask).astype(dtype)
+        return largest_k_hot(array, k)
+    return straight_through_argmax(array)
+
+
+def sample_output(
+    sample: jax.Array, logits: ArrayLike, dtype: DTypeLike | None = None
+) -> jax.Array:
+    """What a module returns of a sample: in ``dtype``, or else in that of the logits.
+
+    Whatever is read off the sample, its index above all, is read before: rounded to half
+    precision, two weights may become equal.
+
+    Raises:
+        TypeError: ``dtype`` is not floating-point.
+
+    Example:
+        >>> sample_output(jnp.ones(3), jnp.zeros(3, jnp.bfloat16)).dtype
+        dtype(bfloat16)
+    """
+    default = _arguments.floating_array("logits", logits).dtype
+    return sample.astype(_arguments.result_dtype(dtype, default))

@@ -40,7 +40,7 @@ def gumbel_noise(
         (2, 3)
     """
     dtype = _arguments.result_dtype(dtype, jnp.float32)
-    return _gumbel_noise(_arguments.single_key(key), _sizes(shape), dtype)
+    return _gumbel_noise(_arguments.check_key(key), _sizes(shape), dtype)
 
 
 def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def gumbel_top_k(
         >>> gumbel_top_k(jax.random.key(0), jnp.array([0.0, 1.0, -jnp.inf]), 2, hard=True).tolist()
         [1.0, 1.0, 0.0]
     """
-    key = _arguments.single_key(key)
+    key = _arguments.check_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where)
     k = _arguments.positive_count("k", k, logits.shape[axis])
@@ -94,9 +94,8 @@ def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
-def largest_k_hot(logits: jax.Array, k: int, where: jax.Array | None) -> jax.Array:
+def largest_k_hot(logits: jax.Array, k: int) -> jax.Array:
     """``[..., K]``, 1 on the k largest and 0 elsewhere, without a derivative; a NaN row is NaN."""
-    logits = computing_logits(logits, where)
     return _k_hot(logits, None, jnp.ones((), logits.dtype), k, logits.ndim - 1)
 
 

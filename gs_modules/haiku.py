@@ -33,8 +33,9 @@ class _Sampler(hk.Module):
         name: str | None,
     ):
         super().__init__(name=name)
-        self.temperature = core.check_temperature(temperature)
-        self.estimator = core.check_estimator(estimator)
+        with core.errors_of(self._name()):
+            self.temperature = core.check_temperature(temperature)
+            self.estimator = core.check_estimator(estimator)
         self.deterministic = deterministic
         self.dtype = dtype
         self.rng_collection = rng_collection
@@ -53,14 +54,12 @@ class _Sampler(hk.Module):
         if callable(self.temperature) and hk.running_init():
             hk.get_state("step", (), jnp.int32, init=jnp.zeros)
         if core.resolve_deterministic(deterministic, self.deterministic):
-            sample = core.draw_deterministic(logits, where=where, dtype=self.dtype, k=k)
+            sample = core.draw_deterministic(logits, where=where, k=k)
             return sample, None
         key = self._key() if key is None else key
         step = self._tick(step) if callable(self.temperature) else None
         temperature = core.resolve_temperature(self.temperature, temperature, step)
-        sample = core.draw(
-            self.estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k
-        )
+        sample = core.draw(self.estimator, key, logits, temperature, where=where, k=k)
         return sample, temperature
 
     def _key(self) -> jax.Array:
@@ -157,7 +156,8 @@ class GumbelSoftmax(_Sampler):
             key: overrides the stream.
         """
         with core.errors_of(self._name()):
-            return self._draw(x, where, deterministic, temperature, step, key)[0]
+            sample, _ = self._draw(x, where, deterministic, temperature, step, key)
+            return core.sample_output(sample, x, self.dtype)
 
 
 class CategoricalLatent(_Sampler):
@@ -203,8 +203,9 @@ class CategoricalLatent(_Sampler):
             rng_collection=rng_collection,
             name=name,
         )
-        self.num_latents = core.check_count("num_latents", num_latents)
-        self.num_classes = core.check_count("num_classes", num_classes)
+        with core.errors_of(self._name()):
+            self.num_latents = core.check_count("num_latents", num_latents)
+            self.num_classes = core.check_count("num_classes", num_classes)
         self.has_learned_prior = core.has_learned_prior(prior)
 
     def __call__(
@@ -234,7 +235,13 @@ class CategoricalLatent(_Sampler):
                 shape = (self.num_latents, self.num_classes)
                 prior_logits = hk.get_parameter("prior_logits", shape, init=jnp.zeros)
             sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-            return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+            return core.latent_output(
+                sample, logits, prior_logits, temperature, where=where, dtype=self.dtype
+            )
+
+
+class _Dense(hk.Linear):
+    """Of a gate: a mixed-precision policy for ``hk.Linear`` leaves it in float32."""
 
 
 class GumbelGate(_Sampler):
@@ -330,7 +337,7 @@ class GumbelGate(_Sampler):
                 law, None, deterministic, temperature, step, key, self.k
             )
             return core.gate_output(
-                weights, logits, law, temperature, k=self.k, module=self._name()
+                weights, logits, law, temperature, k=self.k, dtype=self.dtype, module=self._name()
             )
 
     @hk.transparent  # the path of the dense layer is a name in checkpoints
@@ -340,7 +347,7 @@ class GumbelGate(_Sampler):
             return free.astype(jnp.float32)
         # As Flax's: Haiku's own default differs in scale.
         init = hk.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
-        dense = hk.Linear(self.num_choices, w_init=init, name="dense")
+        dense = _Dense(self.num_choices, w_init=init, name="dense")
         return dense(core.gate_features(x))
 
 

@@ -49,12 +49,12 @@ class _Sampler(nn.Module, kw_only=True):
         if callable(schedule) and self.is_initializing():
             self.variable(COLLECTION, "step", jnp.zeros, (), jnp.int32)
         if core.resolve_deterministic(deterministic, self.deterministic):
-            sample = core.draw_deterministic(logits, where=where, dtype=self.dtype, k=k)
+            sample = core.draw_deterministic(logits, where=where, k=k)
             return sample, None
         key = self._key() if key is None else key
         step = self._tick(step) if callable(schedule) else None
         temperature = core.resolve_temperature(schedule, temperature, step)
-        sample = core.draw(estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k)
+        sample = core.draw(estimator, key, logits, temperature, where=where, k=k)
         return sample, temperature
 
     @nn.nowrap
@@ -135,7 +135,8 @@ class GumbelSoftmax(_Sampler):
             key: overrides the stream.
         """
         with core.errors_of(self._name()):
-            return self._draw(x, where, deterministic, temperature, step, key)[0]
+            sample, _ = self._draw(x, where, deterministic, temperature, step, key)
+            return core.sample_output(sample, x, self.dtype)
 
 
 class CategoricalLatent(_Sampler):
@@ -193,9 +194,11 @@ class CategoricalLatent(_Sampler):
             logits = core.latent_logits(x, *shape)
             prior_logits = None
             if core.has_learned_prior(self.prior):
-                prior_logits = self.param("prior_logits", nn.initializers.zeros, shape)
+                prior_logits = self.param("prior_logits", nn.initializers.zeros, shape, jnp.float32)
             sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-            return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+            return core.latent_output(
+                sample, logits, prior_logits, temperature, where=where, dtype=self.dtype
+            )
 
 
 class GumbelGate(_Sampler):
@@ -269,13 +272,13 @@ class GumbelGate(_Sampler):
                 law, None, deterministic, temperature, step, key, self.k
             )
             return core.gate_output(
-                weights, logits, law, temperature, k=self.k, module=self._name()
+                weights, logits, law, temperature, k=self.k, dtype=self.dtype, module=self._name()
             )
 
     @nn.nowrap
     def _logits(self, x: ArrayLike | None) -> jax.Array:
         if x is None:
-            free = self.param("logits", nn.initializers.zeros, (self.num_choices,))
+            free = self.param("logits", nn.initializers.zeros, (self.num_choices,), jnp.float32)
             return free.astype(jnp.float32)
         dense = nn.Dense(self.num_choices, dtype=jnp.float32, name="dense")
         return dense(core.gate_features(x))
@@ -302,7 +305,10 @@ def set_step(variables: Mapping[str, Any], step: int | jax.Array) -> dict[str, A
             f"that init returned"
         )
     step = core.as_step(step)
-    clocks = jax.tree.map(
-        lambda clock: jnp.full_like(clock, step, dtype=jnp.int32), variables[COLLECTION]
-    )
+
+    def put(path, leaf):
+        is_clock = getattr(path[-1], "key", None) == "step"
+        return jnp.full_like(leaf, step, dtype=jnp.int32) if is_clock else leaf
+
+    clocks = jax.tree_util.tree_map_with_path(put, variables[COLLECTION])
     return {**variables, COLLECTION: clocks}

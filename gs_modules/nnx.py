@@ -8,7 +8,7 @@ is ``rngs["gumbel"]()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+_FAR = 2**30
+"""A step and a count that no test reaches."""
+
+
 class AnnealStep(nnx.Variable):
     """The clock of a module with a schedule: one int32, the number of training calls so far."""
 
@@ -48,8 +52,9 @@ class _Sampler(nnx.Module):
         rng_collection: str,
         rngs: nnx.Rngs | nnx.RngStream | None,
     ):
-        self.temperature = core.check_temperature(temperature)
-        self.estimator = core.check_estimator(estimator)
+        with core.errors_of(self._name()):
+            self.temperature = core.check_temperature(temperature)
+            self.estimator = core.check_estimator(estimator)
         # Not None: train() would change it, and with it the static part that nnx.jit traces for.
         self.deterministic = core.resolve_deterministic(None, deterministic)
         self.dtype = dtype
@@ -79,16 +84,14 @@ class _Sampler(nnx.Module):
     ) -> tuple[jax.Array, ArrayLike | None]:
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         if core.resolve_deterministic(deterministic, self.deterministic):
-            sample = core.draw_deterministic(logits, where=where, dtype=self.dtype, k=k)
+            sample = core.draw_deterministic(logits, where=where, k=k)
             return sample, None
         used = None if self.rngs is None else self.rngs.count[...]
         at = self._step(step)
         temperature = core.resolve_temperature(self.temperature, temperature, at)
         key = self._key() if key is None else key
         try:
-            sample = core.draw(
-                self.estimator, key, logits, temperature, where=where, dtype=self.dtype, k=k
-            )
+            sample = core.draw(self.estimator, key, logits, temperature, where=where, k=k)
         except Exception:  # a refused call changes nothing
             if self.rngs is not None:
                 self.rngs.count[...] = used
@@ -117,11 +120,22 @@ class _Sampler(nnx.Module):
     def _name(self) -> str:
         return type(self).__name__
 
-    def _ticks(self) -> jax.Array:
-        """What a training call moves: the clock, else the count of the stream, else nothing."""
+    def _wind(self) -> None:
+        """Puts the clock and the count of the stream where no step of a test puts them."""
         if callable(self.temperature):
-            return self.step[...]
-        return jnp.zeros(()) if self.rngs is None else self.rngs.count[...]
+            self.step[...] = jnp.full_like(self.step[...], _FAR)
+        if self.rngs is not None:
+            self.rngs.count[...] = jnp.full_like(self.rngs.count[...], _FAR)
+
+    def _has_ticked(self) -> bool:
+        """Since ``_wind``; ``set_key`` leaves a count of 0, ``set_step`` a clock not so far."""
+        moved = []
+        if callable(self.temperature):
+            moved.append((self.step[...] > _FAR).all())
+        if self.rngs is not None:
+            count = self.rngs.count[...]
+            moved.append(((count != _FAR) & (count != 0)).all())
+        return any(map(bool, moved))
 
 
 class GumbelSoftmax(_Sampler):
@@ -182,7 +196,8 @@ class GumbelSoftmax(_Sampler):
             key: overrides the stream.
         """
         with core.errors_of(self._name()):
-            return self._draw(x, where, deterministic, temperature, step, key)[0]
+            sample, _ = self._draw(x, where, deterministic, temperature, step, key)
+            return core.sample_output(sample, x, self.dtype)
 
 
 class CategoricalLatent(_Sampler):
@@ -227,11 +242,14 @@ class CategoricalLatent(_Sampler):
             rng_collection=rng_collection,
             rngs=rngs,
         )
-        self.num_latents = core.check_count("num_latents", num_latents)
-        self.num_classes = core.check_count("num_classes", num_classes)
+        with core.errors_of(self._name()):
+            self.num_latents = core.check_count("num_latents", num_latents)
+            self.num_classes = core.check_count("num_classes", num_classes)
         self.prior = prior
         if core.has_learned_prior(prior):
-            self.prior_logits = nnx.Param(jnp.zeros((self.num_latents, self.num_classes)))
+            self.prior_logits = nnx.Param(
+                jnp.zeros((self.num_latents, self.num_classes), jnp.float32)
+            )
 
     def __call__(
         self,
@@ -257,7 +275,9 @@ class CategoricalLatent(_Sampler):
             logits = core.latent_logits(x, self.num_latents, self.num_classes)
             sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
             prior_logits = self.prior_logits[...] if self.prior == "learned" else None
-            return core.latent_output(sample, logits, prior_logits, temperature, where=where)
+            return core.latent_output(
+                sample, logits, prior_logits, temperature, where=where, dtype=self.dtype
+            )
 
 
 class GumbelGate(_Sampler):
@@ -316,13 +336,14 @@ class GumbelGate(_Sampler):
             rng_collection=rng_collection,
             rngs=rngs,
         )
-        core.check_gate(num_choices, k, estimator, unimix)
+        with core.errors_of(self._name()):
+            core.check_gate(num_choices, k, estimator, unimix)
         self.num_choices = num_choices
         self.k = k
         self.unimix = unimix
         self.in_features = in_features
         if in_features is None:
-            self.logits = nnx.Param(jnp.zeros(num_choices))
+            self.logits = nnx.Param(jnp.zeros(num_choices, jnp.float32))
         elif isinstance(rngs, nnx.Rngs):
             in_features = core.check_count("in_features", in_features)
             self.dense = nnx.Linear(in_features, num_choices, dtype=jnp.float32, rngs=rngs)
@@ -362,7 +383,7 @@ class GumbelGate(_Sampler):
                 law, None, deterministic, temperature, step, key, self.k
             )
             return core.gate_output(
-                weights, logits, law, temperature, k=self.k, module=self._name()
+                weights, logits, law, temperature, k=self.k, dtype=self.dtype, module=self._name()
             )
 
     def _logits(self, x: ArrayLike | None) -> jax.Array:
@@ -441,6 +462,8 @@ def set_key(model: nnx.Module, key: jax.Array) -> None:
     streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
     if not streams:
         raise ValueError(f"set_key: {type(model).__name__} holds no stream; build it with rngs=")
+    with core.errors_of("set_key"):
+        key = core.check_key(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     for number, stream in enumerate(streams):
@@ -455,8 +478,12 @@ def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs
 
     Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates of a module that is passed
     to them, without a word: the temperature never anneals and every step draws the same noise.
-    Write this into a test. It calls ``fn`` on a copy; the model stays as it is. What else ``fn``
-    moves, an optimizer for instance, stays moved: give it one for the test.
+    Write this into a test. ``fn`` may call ``set_key`` and ``set_step``. A module that is called
+    with ``key=``, and has no clock or one that ``fn`` sets, keeps nothing that could be dropped and
+    cannot be told from one that does not tick.
+
+    It calls ``fn`` on a copy; the model stays as it is. What else ``fn`` moves, an optimizer for
+    instance, stays moved: give it one for the test.
 
     Args:
         fn: the training step, called as ``fn(model, *args, **kwargs)``.
@@ -475,13 +502,18 @@ def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs
         Traceback (most recent call last):
         AssertionError: did not tick: GumbelSoftmax at the top; ...
     """
-    before = _ticks(model)
-    if not before:
-        raise ValueError(f"assert_ticks: {type(model).__name__} holds no module of gs_modules.nnx")
     copy = nnx.clone(model)
+    samplers = {
+        f"{type(node).__name__} at {_path(path) or 'the top'}": node
+        for path, node in nnx.iter_graph(copy)
+        if isinstance(node, _Sampler)
+    }
+    if not samplers:
+        raise ValueError(f"assert_ticks: {type(model).__name__} holds no module of gs_modules.nnx")
+    for sampler in samplers.values():
+        sampler._wind()
     fn(copy, *args, **kwargs)
-    after = _ticks(copy)
-    still = [name for name in before if (before[name] == after[name]).all()]
+    still = [name for name, sampler in samplers.items() if not sampler._has_ticked()]
     if still:
         raise AssertionError(
             f"did not tick: {', '.join(still)}; use nnx.jit, nnx.vmap, nnx.remat, ... in place of "
@@ -489,7 +521,7 @@ def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs
         )
 
 
-def restore(model: nnx.Module, state: nnx.State | Mapping[Any, Any]) -> None:
+def restore(model: nnx.Module, state: nnx.State | dict[Any, Any]) -> None:
     """Puts ``state``, the whole of it, into ``model``, in place; anything missing is named.
 
     ``nnx.update`` takes a state without clocks or streams, such as the parameters alone, and says
@@ -509,11 +541,22 @@ def restore(model: nnx.Module, state: nnx.State | Mapping[Any, Any]) -> None:
         Traceback (most recent call last):
         ValueError: restore: the state lacks the stream rngs/count, ... lacks the clock step; ...
     """
+    if not isinstance(state, (nnx.State, dict)):
+        raise TypeError(
+            f"restore: state must be nnx.state(model) or a dict of it, got {type(state).__name__}"
+        )
     pure = nnx.to_pure_dict(state) if isinstance(state, nnx.State) else state
-    given = {_path(path): value for path, value in flatten_dict(pure).items()}
+    entries: dict[tuple[Any, ...], Any] = flatten_dict(pure)
+    if all(path[-1] == "value" for path in entries):  # as orbax gives a State without a target
+        entries = {path[:-1]: value for path, value in entries.items()}
+    given = {_path(path): value for path, value in entries.items()}
     own = {
         _path(path): node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Variable)
     }
+    for path in own.keys() & given.keys():
+        is_key = jnp.issubdtype(own[path][...].dtype, jax.dtypes.prng_key)
+        if is_key and given[path].dtype == jnp.uint32:  # likewise
+            given[path] = jax.random.wrap_key_data(given[path])
     wrong = [f"lacks the {_kind(own[path])} {path}" for path in own if path not in given]
     wrong += [f"has {path}, which the model has not" for path in given if path not in own]
     for path in own.keys() & given.keys():
@@ -526,15 +569,6 @@ def restore(model: nnx.Module, state: nnx.State | Mapping[Any, Any]) -> None:
         )
     for path, node in own.items():
         node[...] = given[path]
-
-
-def _ticks(model: nnx.Module) -> dict[str, jax.Array]:
-    """What a training call moves in each module of this file, by its name."""
-    return {
-        f"{type(node).__name__} at {_path(path) or 'the top'}": node._ticks()
-        for path, node in nnx.iter_graph(model)
-        if isinstance(node, _Sampler)
-    }
 
 
 def _path(path: Sequence[Any]) -> str:

@@ -32,9 +32,9 @@ CORE = [
     "_schedules",
     "_objectives",
     "_metrics",
+    "_modules",
     "_latents",
     "_gates",
-    "_modules",
 ]
 FRONT_ENDS = {"nnx": "flax", "linen": "flax", "haiku": "haiku"}
 FRAMEWORK_MODULES = (nnx.Module, nn.Module, hk.Module)
