@@ -400,6 +400,7 @@ OF_A_KEY = {
     for name in gs.__all__
     if inspect.isfunction(function := getattr(gs, name))
     and next(iter(inspect.signature(function).parameters), None) == "key"
+    and name != "check_key"  # which draws nothing
 } | {cls.__name__: cls() for cls in (gs.Pathwise, gs.ReinMax, gs.StraightThroughArgmax)}
 
 
