@@ -15,7 +15,11 @@ from flax import nnx
 
 from gs_modules.nnx import assert_ticks
 
-pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
+pytestmark = [
+    pytest.mark.command,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("promotion_as_users_have_it"),
+]
 
 STEPS = 300
 images = functools.cache(real_data.images)

@@ -14,7 +14,11 @@ from training import TrainState
 
 from gs_modules.linen import GumbelGate
 
-pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
+pytestmark = [
+    pytest.mark.command,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("promotion_as_users_have_it"),
+]
 
 STEPS = 300
 sources = functools.cache(real_data.sources)

@@ -11,7 +11,11 @@ import vae
 import vae_gated
 from training import TrainState
 
-pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
+pytestmark = [
+    pytest.mark.command,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("promotion_as_users_have_it"),
+]
 
 STEPS = 300
 images = functools.cache(real_data.images)
