@@ -106,11 +106,10 @@ class GateOutput:
 
     def usage(self, *, where: ArrayLike | None = None, axis_name: AxisName | None = None) -> Usage:
         """How often each choice was made in this batch; counts ``[N]`` that merge."""
-        index = self.index
-        mask = _arguments.boolean_mask(where, index.shape[:-1], of="the examples")
-        if mask is not None:
-            index = jnp.where(mask[..., None], index, -1)
-        usage = Usage.of(index[..., None], self.probs.shape[-1], axis_name=axis_name)
+        mask = _arguments.boolean_mask(where, self.index.shape[:-1], of="the examples")
+        of_index = None if mask is None else mask[..., None]
+        num_choices = self.probs.shape[-1]
+        usage = Usage.of(self.index[..., None], num_choices, where=of_index, axis_name=axis_name)
         return Usage(usage.counts[0])
 
     def load_balance_loss(

@@ -451,6 +451,7 @@ def set_key(model: nnx.Module, key: jax.Array) -> None:
     back to ``default``, without a word. It works under ``nnx.jit`` too.
 
     Raises:
+        TypeError: ``key`` is no single key.
         ValueError: the model has no stream.
 
     Example:
@@ -474,7 +475,7 @@ def set_key(model: nnx.Module, key: jax.Array) -> None:
 
 
 def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs: Any) -> None:
-    """That a training step moves every clock of ``model``, and without a clock the stream.
+    """That a training step moves the clock or the stream of every module in ``model``.
 
     Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates of a module that is passed
     to them, without a word: the temperature never anneals and every step draws the same noise.
@@ -529,10 +530,11 @@ def restore(model: nnx.Module, state: nnx.State | dict[Any, Any]) -> None:
 
     Args:
         model: of the same structure.
-        state: what ``nnx.state(model)`` was, or its ``nnx.to_pure_dict``, orbax's integer paths
-            turned to strings included.
+        state: what ``nnx.state(model)`` was, or its ``nnx.to_pure_dict``; also as orbax gives
+            either without a target, with integer paths turned to strings.
 
     Raises:
+        TypeError: ``state`` is neither a state nor a dict.
         ValueError: an entry is missing, unknown, or of another shape or dtype; nothing is changed.
 
     Example:
