@@ -1,6 +1,15 @@
 """Strict JAX on four simulated devices for every test, and a count of compilations."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+
+# What one test compiled, the next loads: pytest-xdist's workers and the commands that tests start
+# inherit the folder. It must be named before JAX is imported.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="gs-modules-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
