@@ -30,8 +30,9 @@ from gs_modules.train import bound, cli, data, models
 from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.config import print_config, to_yaml
 from gs_modules.train.config_file import ConfigError, load
+from gs_modules.train.figures import curves, write_figures
 from gs_modules.train.loop import Trainer
-from gs_modules.train.report import curves, write_figures
+from gs_modules.train.pictures import take
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
 from gs_modules.train.training import _line, _progress
 
@@ -325,10 +326,10 @@ def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
 
     trainer = build_trainer()
     monkeypatch.setattr(Figure, "savefig", half)
-    params = trainer.init().best.params
+    pictures = take(trainer, trainer.init().best.params)
     records = [{"split": "train", "step": 20, "neg_elbo": 30.0, "temperature": 1.0}]
     with pytest.raises(OSError, match="no space"):
-        write_figures(tmp_path, trainer.model, params, trainer.data, records, jax.random.key(0))
+        write_figures(tmp_path, pictures, records)
     assert list(tmp_path.iterdir()) == []
 
 

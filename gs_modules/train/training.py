@@ -91,16 +91,15 @@ def train(
 
 def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Console) -> None:
     """Measures on the test images, draws, and writes the summary last: it marks a finished run."""
-    from gs_modules.train.report import write_figures  # matplotlib is slow to import
+    from gs_modules.train.figures import write_figures  # matplotlib is slow to import
+    from gs_modules.train.pictures import take
 
     directory.forget_after(trainer.config.training.steps)
     speed = {"steps_per_second": directory.records()[-1]["steps_per_second"]}
     tested = {**trainer.test(best), **speed}
     directory.append([tested])
     records = directory.records()
-    write_figures(
-        directory.figures, trainer.model, best.params, trainer.data, records, trainer.key("figures")
-    )
+    write_figures(directory.figures, take(trainer, best.params), records)
     summary = {
         "step": int(best.step),
         **{record["split"]: record for record in records},
