@@ -57,6 +57,10 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
+    def events(self) -> Path:
+        return self.path / "events"
+
+    @property
     def is_finished(self) -> bool:
         return self.summary.exists()
 
@@ -152,14 +156,14 @@ class RunDirectory:
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds lines to ``metrics.jsonl``."""
-        with _naming(self.metrics), self.metrics.open("a") as file:
+        with naming(self.metrics), self.metrics.open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that no reader and no crash ever sees a part of it."""
     temporary = path.with_name(path.name + ".part")
-    with _naming(path):
+    with naming(path):
         temporary.write_bytes(content)
         os.replace(temporary, path)
 
@@ -184,7 +188,7 @@ def refusing(fault: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Names the file in the error of a full disk, which names none."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -13,8 +14,11 @@ from gs_modules.train import data, models
 from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.config import Config
 from gs_modules.train.console import say
+from gs_modules.train.events import Events
+from gs_modules.train.figures import write_figures
 from gs_modules.train.interruption import hearing, stop_requests, stop_run
 from gs_modules.train.loop import Best, Trainer
+from gs_modules.train.pictures import take
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
 
 
@@ -70,11 +74,15 @@ def train(
         began = time.perf_counter()
         trainer.compile()
         say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
-        with _progress(console) as progress:
+        with (
+            _progress(console) as progress,
+            contextlib.closing(Events(directory.events, after=step)) as events,
+        ):
             task = progress.add_task("", total=config.training.steps, completed=step, shown="")
             for snapshot, records in trainer.run(restored):
                 step = int(snapshot.state.step)
                 directory.append(records)
+                events.append(records)
                 progress.update(task, completed=step, shown=_line(records))
                 if not console.is_terminal:
                     say(console, f"step {step}  {_line(records)}")
@@ -91,13 +99,14 @@ def train(
 
 def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Console) -> None:
     """Measures on the test images, draws, and writes the summary last: it marks a finished run."""
-    from gs_modules.train.figures import write_figures  # matplotlib is slow to import
-    from gs_modules.train.pictures import take
 
     directory.forget_after(trainer.config.training.steps)
     speed = {"steps_per_second": directory.records()[-1]["steps_per_second"]}
     tested = {**trainer.test(best), **speed}
     directory.append([tested])
+    last = trainer.config.training.steps
+    with contextlib.closing(Events(directory.events, after=last)) as events:
+        events.append([tested])
     records = directory.records()
     write_figures(directory.figures, take(trainer, best.params), records)
     summary = {
