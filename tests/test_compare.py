@@ -16,7 +16,7 @@ from rich.console import Console
 import gs_modules as gs
 from gs_modules.train import blocks, cli, data, models
 from gs_modules.train.bound import reconstruction
-from gs_modules.train.checkpoint import open_checkpoints
+from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.compare import Comparison, Measurement, Refusal, compare
 from gs_modules.train.compare_report import as_json, draw, table, verdict
 from gs_modules.train.config_file import load
@@ -416,8 +416,8 @@ def test_parameters_are_those_of_a_run_of_the_same_config(empty_config, tmp_path
     keys = [flag.removeprefix("--") for flag in TINY[::2]]
     config = load(None, list(zip(keys, TINY[1::2], strict=True)))
     trainer = Trainer(config, data.load("digits"), models.build(config, 64))
-    with open_checkpoints(run / "checkpoints") as checkpoints:
-        params = checkpoints.restore(trainer.init()).best.params
+    checkpoints = Checkpoints(run / "checkpoints", config)
+    params = checkpoints.restore(trainer.init())[0].best.params
     summary = json.loads((run / "summary.json").read_text())
     assert parameters_sha256(params) == summary["parameters_sha256"]
     x = jnp.asarray(trainer.data.train[:3], jnp.float32)

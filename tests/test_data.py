@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from gs_modules.train import data, image_files
-from gs_modules.train.data import DATASETS, Dataset, RowsError, load
+from gs_modules.train.data import DATASETS, Dataset, load
 from gs_modules.train.image_files import DataError
+from gs_modules.train.sections import ImpossibleValueError
 
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 pytestmark = pytest.mark.command
@@ -461,7 +462,7 @@ def test_root_may_start_at_the_home_folder(idx_folder, monkeypatch):
     ],
 )
 def test_validation_out_of_range_is_refused(idx_folder, name, rows, validation):
-    with pytest.raises(RowsError) as refused:
+    with pytest.raises(ImpossibleValueError) as refused:
         load(name, write_amat(idx_folder), validation)
     reason = (
         f"must be 0 to {rows - 1}, as {name} has {rows} rows for training and validation together; "

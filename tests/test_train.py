@@ -1,19 +1,15 @@
 """The command, the loop and the bound: real runs on digits, small and short."""
 
-import contextlib
 import errno
 import io
 import itertools
 import json
-import logging
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from orbax.checkpoint import CheckpointManager
 from rich.console import Console
+from runs import COMMAND, FRAMEWORKS, build_trainer, flags, records_of, small_config, without_speed
 
 from gs_modules import Usage
 from gs_modules.train import bound, cli, data, models
-from gs_modules.train.checkpoint import open_checkpoints
 from gs_modules.train.config import print_config, to_yaml
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.figures import curves, write_figures
@@ -38,21 +33,6 @@ from gs_modules.train.training import _line, _progress
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
-FRAMEWORKS = ("nnx", "linen", "haiku")
-SMALL = {
-    "model.hidden": "[16]",
-    "model.num_latents": "3",
-    "model.num_classes": "4",
-    "model.prior": "learned",
-    "temperature.kind": "cosine",
-    "temperature.steps": "50",
-    "training.steps": "50",
-    "training.batch_size": "100",
-    "training.evaluate_every": "20",
-    "training.checkpoint_every": "20",
-    "training.evaluation_samples": "2",
-}
-COMMAND = [sys.executable, "-c", "import sys, gs_modules_command as c; sys.exit(c.main())"]
 METRICS = {
     "step",
     "split",
@@ -71,30 +51,6 @@ def empty_config(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text("")
     return path
-
-
-def flags(**changes):
-    options = {**SMALL, **{name.replace("__", "."): str(value) for name, value in changes.items()}}
-    return [word for name, value in options.items() for word in (f"--{name}", value)]
-
-
-def small_config(**changes):
-    options = {**SMALL, **{name.replace("__", "."): str(value) for name, value in changes.items()}}
-    return load(None, list(options.items()))
-
-
-def build_trainer(**changes):
-    config = small_config(**changes)
-    images = data.load("digits")
-    return Trainer(config, images, models.build(config, 64))
-
-
-def records_of(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_speed(records):
-    return [{k: v for k, v in record.items() if k != "steps_per_second"} for record in records]
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -253,46 +209,6 @@ def test_the_process_ends_with_the_command_whatever_threads_are_left(empty_confi
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, print_config(load(None)), "")
-
-
-@contextlib.contextmanager
-def no_file_larger_than(size):
-    """Writes beyond ``size`` bytes fail within the system, as on a full disk but without one."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_step_that_cannot_be_saved_is_one_error_and_leaves_the_others(tmp_path, caplog):
-    old, new = ({"x": jnp.asarray(np.random.default_rng(n).normal(size=9000))} for n in range(2))
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, old)
-        with pytest.raises(OSError, match="cannot be saved") as refused, no_file_larger_than(8192):
-            checkpoints.save(2, new)
-        assert refused.value.strerror == f"step 2 cannot be saved: {os.strerror(errno.EFBIG)}"
-        assert refused.value.filename == str(tmp_path) and not caplog.records
-    with open_checkpoints(tmp_path) as checkpoints:  # there is room again
-        assert np.array_equal(checkpoints.restore(new)["x"], old["x"])
-        checkpoints.save(2, new)
-        assert np.array_equal(checkpoints.restore(old)["x"], new["x"])
-
-
-def test_a_disk_that_fills_up_within_orbax_is_one_error_too(tmp_path, monkeypatch, caplog):
-    def save(manager, step, args):
-        logging.getLogger("absl").error("a traceback")
-        raise ValueError("RESOURCE_EXHAUSTED: Error writing \"a/0\" [os_error_code='28']")
-
-    monkeypatch.setattr(CheckpointManager, "save", save)
-    with (
-        open_checkpoints(tmp_path) as checkpoints,
-        pytest.raises(OSError, match="saved") as refused,
-    ):
-        checkpoints.save(1, {"x": jnp.zeros(3)})
-    assert refused.value.strerror == f"step 1 cannot be saved: {os.strerror(errno.ENOSPC)}"
-    assert refused.value.filename == str(tmp_path) and not caplog.records
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
@@ -701,7 +617,8 @@ def test_restart_moves_the_run_that_a_link_leads_to(tmp_path):
     run.mkdir(parents=True)
     link.symlink_to(run)
     for seed in (0, 1):
-        RunDirectory(link).open(small_config(seed=seed), restart=True)
+        with RunDirectory(link).opened(small_config(seed=seed), restart=True):
+            pass
     assert link.readlink() == run and sorted(os.listdir(run.parent)) == ["run", "run.1"]
     assert [load(run.with_name(n) / "config.yaml").seed for n in ("run.1", "run")] == [0, 1]
 
@@ -755,7 +672,7 @@ def test_damaged_metrics_of_an_unfinished_run_are_refused(damage, reason, unfini
         run.metrics.write_bytes(b"\n".join(damage(lines)))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError) as refused:
-        run.forget_after(40)
+        run.forget_after(40, 40)
     assert refused.value.lines == [f"{run.metrics}:{reason}; --restart begins anew"]
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -13,7 +13,7 @@ from jax import lax
 from gs_modules import LatentOutput, Usage, gumbel_softmax, latent_output
 from gs_modules.train.models import Model, Params
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 512
 
 
 def reconstruction(pixel_logits: jax.Array, x: jax.Array) -> jax.Array:

@@ -20,8 +20,8 @@ from gs_modules import ESTIMATORS
 try:
     from gs_modules.train.config import Config, option_names, print_config
     from gs_modules.train.config_file import ConfigError, load, refusal
-    from gs_modules.train.data import RowsError
     from gs_modules.train.interruption import hearing, stop_now
+    from gs_modules.train.sections import ImpossibleValueError
     from gs_modules.train.spelling import nearest, unknown
     from gs_modules.train.yaml_source import shown
 except ModuleNotFoundError as error:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except RowsError as error:
+    except ImpossibleValueError as error:
         print(refusal(options.config, overrides, error.key, error.reason), file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be written, a full disk

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gs_modules.train import data, models
 from gs_modules.train.bound import reconstruction
-from gs_modules.train.checkpoint import open_checkpoints
+from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.compare import compare
 from gs_modules.train.compare_report import as_json, draw, table, truth_in_words, verdict
 from gs_modules.train.config import Config, differences
@@ -65,7 +65,7 @@ def compare_estimators(
         ConfigError: there are fewer images, ``output`` cannot be made, or nothing can be compared
             with so few samples.
         DataError: the images cannot be read.
-        RowsError: the validation part asks for more images than there are.
+        ImpossibleValueError: the validation part asks for more images than there are.
     """
     images = data.load(config.data.name, config.data.root, config.data.validation)
     if choices.images > len(images.train):
@@ -134,8 +134,7 @@ def _parameters(trainer: Trainer, directory: RunDirectory) -> tuple[Params, str]
     if different:
         reason = f"{directory.path} holds a run of another config: {', '.join(different)}"
         return initial.best.params, f"{without_run} ({reason})"
-    with open_checkpoints(directory.checkpoints) as checkpoints:
-        best = checkpoints.restore(initial).best
+    best = Checkpoints(directory.checkpoints, trainer.config).restore(initial)[0].best
     if not int(best.step):
         return initial.best.params, f"{without_run} ({directory.path} holds no checkpoint)"
     return best.params, f"of step {int(best.step)} of {directory.path}"

@@ -13,6 +13,7 @@ from gs_modules import ESTIMATORS, SCHEDULES
 from gs_modules.train.sections import (
     Choice,
     Data,
+    Mesh,
     Model,
     Optimizer,
     Section,
@@ -51,6 +52,7 @@ class Config(Section):
     temperature: Temperature = CHOICES["temperature"]["exponential"].model_validate({})
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
+    mesh: Mesh = Mesh()
 
 
 SECTIONS: dict[str, Mapping[str, type[Section]]] = {

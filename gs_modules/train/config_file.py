@@ -46,6 +46,7 @@ def load(
     config = _validate(source)
     if config is not None:
         _check_temperatures(source, config)
+        _check_mesh(source, config)
     if check_root:
         _check_root(source)
     if config is None or source.faults():
@@ -174,6 +175,20 @@ def _check_temperatures(source: Source, config: Config) -> None:
         f"{reason}; temperature.kind {config.temperature.kind} reaches it at step {step} of "
         f"training.steps {steps}",
     )
+
+
+def _check_mesh(source: Source, config: Config) -> None:
+    """Refuses devices that would get unequal parts."""
+    training, mesh = config.training, config.mesh
+    examples = training.batch_size // training.microbatches
+    if examples % mesh.data:
+        of = "batch_size" if training.microbatches == 1 else "batch_size / microbatches"
+        source.refuse(("mesh", "data"), f"must divide training.{of} {examples}, got {mesh.data}")
+    if config.model.num_classes % mesh.classes:
+        source.refuse(
+            ("mesh", "classes"),
+            f"must divide model.num_classes {config.model.num_classes}, got {mesh.classes}",
+        )
 
 
 def _refusal_at(config: Config, temperature: float) -> str | None:

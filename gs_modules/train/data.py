@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gs_modules.train.image_files import ORIGIN, SIDE, DataError, read_amat, read_idx, read_npz
+from gs_modules.train.sections import ImpossibleValueError
 
 Root = str | os.PathLike[str] | None
 
@@ -21,15 +22,6 @@ _FILES = {
     "fashion_mnist": _IDX,
     "static_mnist": {part: f"binarized_mnist_{part}.amat" for part in ("train", "valid", "test")},
 }
-
-
-class RowsError(Exception):
-    """A key of the config asks for more rows than the data set has."""
-
-    def __init__(self, key: str, reason: str):
-        super().__init__(f"{key}: {reason}")
-        self.key = key
-        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +65,7 @@ def load(name: str, root: Root = None, validation: int | None = None) -> Dataset
 
     Raises:
       DataError: an unknown name, a missing, truncated or altered file.
-      RowsError: `validation` is out of range.
+      ImpossibleValueError: `validation` is out of range.
 
     Source: `digits` is scikit-learn's (UCI optical digits), 1 where `pixel >= 8`, in the order of
     `numpy.random.default_rng(0).permutation(1797)`: 1,437 to train on, the last 360 to test. MNIST:
@@ -92,7 +84,7 @@ def load(name: str, root: Root = None, validation: int | None = None) -> Dataset
         rows = np.concatenate([data.train, data.validation])
         kept = len(rows) - validation
         if validation < 0 or kept < 1:
-            raise RowsError(
+            raise ImpossibleValueError(
                 "data.validation",
                 f"must be 0 to {len(rows) - 1}, as {name} has {len(rows)} rows for training and "
                 f"validation together; got {validation}",

@@ -22,52 +22,21 @@ from jax import lax
 from gs_modules.train.bound import Totals, evaluate
 from gs_modules.train.config import Config
 from gs_modules.train.data import Dataset
+from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model, Params
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """What every optimizer step changes.
-
-    Attributes:
-        step: int32, optimizer updates so far: the clock of everything.
-        params: the trained parameters.
-        optimizer: the optimizer's state.
-    """
-
-    step: jax.Array
-    params: Params
-    optimizer: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """The parameters to keep: of the best validation bound, or the last without validation.
-
-    Attributes:
-        step: when they were evaluated.
-        bound: their validation bound in nats; infinite without validation.
-        params: the parameters.
-    """
-
-    step: jax.Array
-    bound: jax.Array
-    params: Params
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """Everything a run needs to go on: what a checkpoint holds."""
-
-    state: TrainState
-    best: Best
+from gs_modules.train.processes import agreed
+from gs_modules.train.state import Best, LastUpdate, Snapshot, TrainState
 
 
 class NonFiniteLossError(Exception):
     """The loss became NaN or infinite."""
+
+
+LONGEST_CHUNK = 1000
+"""Steps: what one call of the compiled loop is given the batches of."""
+
+CHUNK_SECONDS = 1.0
+"""How long a call of the compiled loop is to take: a stop waits for its end."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,27 +73,45 @@ class Trainer:
 
     def init(self) -> Snapshot:
         """The beginning of a run."""
-        return jax.jit(self._init)()
+        return jax.jit(self._init, out_shardings=self.devices.replicated)()
 
     def _init(self) -> Snapshot:
         params = self.model.init(self.key("init"))
         state = TrainState(jnp.int32(0), params, self.optimizer.init(params))
-        return Snapshot(state, Best(jnp.int32(0), jnp.float32(jnp.inf), params))
+        best = Best(jnp.int32(0), jnp.float32(jnp.inf), params)
+        return Snapshot(state, self._no_totals, best)
 
-    def update(
-        self, state: TrainState, x: jax.Array, seen: jax.Array, key: jax.Array
-    ) -> tuple[TrainState, Totals]:
-        """One optimizer step on a batch ``[B, pixels]``, which the encoder sees as ``seen``."""
+    def gradient(
+        self, params: Params, step: jax.Array, x: jax.Array, seen: jax.Array, key: jax.Array
+    ) -> tuple[Params, Totals]:
+        """Of the mean loss of a batch ``[B, pixels]``, which the encoder sees as ``seen``."""
+        options = self.config.training
 
-        def loss(params: Params) -> tuple[jax.Array, Totals]:
-            pixel_logits, latent = self.model.forward(params, seen, key, state.step)
+        def loss(params: Params, x: jax.Array, seen: jax.Array, key: jax.Array):
+            pixel_logits, latent = self.model.forward(params, seen, key, step)
             totals = Totals.of(pixel_logits, x, latent)
-            return (totals.reconstruction + totals.kl) / x.shape[0], totals
+            return (totals.reconstruction + totals.kl) / options.batch_size, totals
 
-        gradient, totals = jax.grad(loss, has_aux=True)(state.params)
-        updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer), totals
+        gradient_of = jax.grad(loss, has_aux=True)
+        if options.microbatches == 1:
+            return gradient_of(params, *map(self.devices.over_data, (x, seen)), key)
+
+        def add(sums: tuple, part: tuple) -> tuple[tuple, None]:
+            number, x, seen = part
+            added = gradient_of(
+                params,
+                self.devices.over_data(x),
+                self.devices.over_data(seen),
+                jax.random.fold_in(key, number),
+            )
+            return jax.tree.map(jnp.add, sums, added), None
+
+        def parts(batch: jax.Array) -> jax.Array:
+            return batch.reshape(options.microbatches, -1, batch.shape[-1])
+
+        zero = (jax.tree.map(jnp.zeros_like, params), self._no_totals)
+        numbers = jnp.arange(options.microbatches)
+        return lax.scan(add, zero, (numbers, parts(x), parts(seen)))[0]
 
     def compile(self) -> None:
         """Compiles all that a chunk needs now, not at the first one."""
@@ -133,37 +120,65 @@ class Trainer:
         _ = self._no_totals.usage.perplexity
 
     @functools.cached_property
-    def compiled_chunk(self) -> Callable[..., tuple[TrainState, Totals]]:
-        """``(state, images, batches, length) -> (state, totals)``: the only compiled update.
+    def compiled_chunk(self) -> Callable[..., tuple[TrainState, Totals, LastUpdate]]:
+        """``(state, totals, images, batches, first, stop) -> (state, totals, last)``.
 
-        ``batches`` ``[chunk_steps, B]`` are row numbers; ``length`` of them are used, so that
-        the last, shorter chunk of a run needs no second compilation.
+        The only compiled update. ``batches`` ``[chunk_steps, B]`` are the row numbers of the steps
+        from ``first`` on; the loop runs from ``state.step`` to ``stop``, or to a loss that is not
+        finite. So a chunk of any length needs no second compilation.
         """
+        options = self.config.training
+        key = self.key("train")
 
-        def chunk(state, images, batches, length):
+        def chunk(state, totals, images, batches, first, stop):
             # The keys of all steps at once: on CPU, each call of the generator is a loop itself.
-            steps = state.step + jnp.arange(len(batches), dtype=jnp.int32)
+            steps = first + jnp.arange(len(batches), dtype=jnp.int32)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(steps)
             flip_keys, model_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
 
-            def body(number, carry):
-                state, totals = carry
+            def goes_on(carry):
+                state, _, last = carry
+                return (state.step < stop) & jnp.isfinite(last.loss)
+
+            def update(carry):
+                state, totals, _ = carry
+                number = state.step - first
                 x = seen = images[batches[number]].astype(jnp.float32) * self.data.scale
-                if probability:
-                    flips = jax.random.bernoulli(flip_keys[number], probability, x.shape)
+                if options.flip_probability:
+                    flips = jax.random.bernoulli(
+                        flip_keys[number], options.flip_probability, x.shape
+                    )
                     seen = jnp.where(flips, 1 - x, x)
-                state, added = self.update(state, x, seen, model_keys[number])
-                return state, totals + added
+                gradient, added = self.gradient(
+                    state.params, state.step, x, seen, model_keys[number]
+                )
+                updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.params)
+                params = optax.apply_updates(state.params, updates)
+                loss = (added.reconstruction + added.kl) / options.batch_size
+                is_last = (state.step + 1 == stop) | ~jnp.isfinite(loss)
+                # Only of the last update: a pass over all gradients takes time.
+                norm = lax.cond(is_last, optax.global_norm, lambda _: jnp.float32(0), gradient)
+                last = LastUpdate(loss, norm, jnp.bool(True))
+                return TrainState(state.step + 1, params, optimizer), totals + added, last
 
-            return lax.fori_loop(0, length, body, (state, self._no_totals))
+            none = LastUpdate(jnp.float32(0), jnp.float32(0), jnp.bool(True))
+            state, totals, last = lax.while_loop(goes_on, update, (state, totals, none))
+            finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]
+            last = dataclasses.replace(last, is_finite=jnp.stack(finite).all())
+            return state, totals, last
 
-        key = self.key("train")
-        probability = self.config.training.flip_probability
-        jitted = jax.jit(chunk, donate_argnums=0)
-        state = jax.eval_shape(self._init).state
-        shape = (self.chunk_steps, self.config.training.batch_size)
-        batches = jax.ShapeDtypeStruct(shape, jnp.int32)
-        return jitted.lower(state, self.images, batches, jnp.int32(0)).compile()
+        jitted = jax.jit(
+            chunk,
+            donate_argnums=(0, 1),
+            in_shardings=self.devices.replicated,
+            out_shardings=self.devices.replicated,
+        )
+        begin = jax.eval_shape(self._init)
+        batches = jax.ShapeDtypeStruct((self.chunk_steps, options.batch_size), jnp.int32)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+        return jitted.lower(
+            begin.state, begin.totals, self.images, batches, number, number
+        ).compile()
 
     @property
     def _no_totals(self) -> Totals:
@@ -171,12 +186,17 @@ class Trainer:
 
     @functools.cached_property
     def images(self) -> jax.Array:
-        return jnp.asarray(self.data.train)
+        return self.devices.put(self.data.train)
+
+    @functools.cached_property
+    def devices(self) -> Devices:
+        return Devices(self.config.mesh)
 
     @property
     def chunk_steps(self) -> int:
         """Steps of the longest chunk: a run may end before its first evaluation is due."""
-        return min(self.config.training.evaluate_every, self.config.training.steps)
+        options = self.config.training
+        return min(options.evaluate_every, options.steps, LONGEST_CHUNK)
 
     def batches(self, start: int, stop: int) -> np.ndarray:
         """Row numbers ``[chunk_steps, B]`` of the steps ``start .. stop - 1``, then zeros.
@@ -203,30 +223,51 @@ class Trainer:
         images = getattr(self.data, split)
         return evaluate(self.model, params, images, self.data.scale, key, samples)
 
+    def measured_by(self, step: int) -> int:
+        """The last step up to ``step`` after which something was measured, or 0."""
+        options = self.config.training
+        return step if step == options.steps else step - step % options.evaluate_every
+
     def run(self, snapshot: Snapshot) -> Iterator[tuple[Snapshot, list[dict[str, Any]]]]:
-        """The rest of the run: after every chunk a new snapshot and what was measured there.
+        """The rest of the run: after every chunk a new snapshot, and what was measured there.
+
+        A chunk ends where an evaluation is due, and otherwise after about a second.
 
         Raises:
             NonFiniteLossError: before a damaged state is handed out.
         """
-        state, best = snapshot.state, snapshot.best
-        every, last = self.config.training.evaluate_every, self.config.training.steps
-        while (start := int(state.step)) < last:
-            stop = min(start - start % every + every, last)
+        state, totals, best = snapshot.state, snapshot.totals, snapshot.best
+        every, last_step = self.config.training.evaluate_every, self.config.training.steps
+        first = given = 0  # the steps whose batches the device holds
+        batches = None
+        length = 1.0  # of a chunk: found by doubling
+        measured_from = int(state.step)
+        spent = 0.0
+        while (start := int(state.step)) < last_step:
+            if start >= given:
+                first, given = start, min(start + self.chunk_steps, last_step)
+                batches = self.devices.put(self.batches(first, given))
+            due = min(start - start % every + every, last_step)
+            stop = min(due, given, start + agreed(int(length)))
             began = time.perf_counter()
-            state, totals = self.compiled_chunk(
-                state, self.images, self.batches(start, stop), jnp.int32(stop - start)
+            state, totals, last = self.compiled_chunk(
+                state, totals, self.images, batches, np.int32(first), np.int32(stop)
             )
-            measured = totals.metrics()
-            if not math.isfinite(measured["neg_elbo"]):
-                raise NonFiniteLossError(
-                    f"the loss became {measured['neg_elbo']} between steps {start} and {stop}"
-                )
+            self._check(state, last)
+            seconds = time.perf_counter() - began
+            spent += seconds
+            length *= min(2.0, CHUNK_SECONDS / seconds)
+            length = max(length, 1.0)
+            if stop < due:
+                yield Snapshot(state, totals, best), []
+                continue
             common = {
                 "temperature": float(self.temperature(stop)),
-                "steps_per_second": round((stop - start) / (time.perf_counter() - began), 1),
+                "steps_per_second": round((stop - measured_from) / spent, 1),
             }
-            records = [{"step": stop, "split": "train", **measured, **common}]
+            measured_from, spent = stop, 0.0
+            records = [{"step": stop, "split": "train", **totals.metrics(), **common}]
+            totals = jax.tree.map(jnp.zeros_like, totals)
             bound = math.inf
             if len(self.data.validation):
                 measured = self.evaluate(state.params, "validation", stop).metrics()
@@ -235,7 +276,19 @@ class Trainer:
             if bound < float(best.bound) or not len(self.data.validation):
                 kept = jax.tree.map(jnp.copy, state.params)
                 best = Best(jnp.int32(stop), jnp.float32(bound), kept)
-            yield Snapshot(state, best), records
+            yield Snapshot(state, totals, best), records
+
+    def _check(self, state: TrainState, last: LastUpdate) -> None:
+        if math.isfinite(last.loss) and last.is_finite:
+            return
+        step = int(state.step)
+        what = "parameters" if math.isfinite(last.loss) else "loss"
+        value = "not finite" if what == "parameters" else f"{float(last.loss)}"
+        temperature = float(self.temperature(step - 1))
+        raise NonFiniteLossError(
+            f"the {what} became {value} at step {step}, at temperature {temperature:.6g} and with "
+            f"a gradient of norm {float(last.gradient_norm):.6g}"
+        )
 
     def test(self, best: Best) -> dict[str, Any]:
         """The record of the test images, at the parameters to keep."""

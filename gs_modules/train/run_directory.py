@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 
 from gs_modules.train.config import Config, differences, to_yaml
 from gs_modules.train.config_file import ConfigError, load
 
+_LOCK = ".lock"
 _OF_EVERY_RECORD = {
     "step": int,
     "split": str,
@@ -64,43 +66,67 @@ class RunDirectory:
     def is_finished(self) -> bool:
         return self.summary.exists()
 
-    def open(self, config: Config, *, restart: bool = False) -> None:
+    @contextlib.contextmanager
+    def opened(self, config: Config, *, restart: bool = False) -> Iterator[None]:
         """Makes the folder for ``config``, or checks that it holds a run of ``config``.
+
+        Within this, no other process trains here; the system unlocks what a killed one locked.
 
         Args:
             config: the resolved config.
             restart: begin anew; a run that is there is kept aside as ``NAME.1``, ``NAME.2``, ...
 
         Raises:
-            ConfigError: the folder cannot be made or moved aside, or holds a run of another
-                config, or files that are no run or only a part of one.
+            ConfigError: the folder cannot be made or moved aside, or another process trains here,
+                or it holds a run of another config, or files that are no run or only a part of one.
         """
         with refusing(f"--run-dir: {self.path} cannot be made a folder"):
             self.path.mkdir(parents=True, exist_ok=True)
-        if restart and self.config.exists():
-            self._move_aside()
-        if self.config.exists():
-            for folder in (self.checkpoints, self.figures):
-                if os.path.lexists(folder) and not folder.is_dir():
-                    raise ConfigError(
-                        [
-                            f"{folder}: not a folder; remove it, or write --run-dir with another "
-                            "folder, or --restart to begin anew"
-                        ]
-                    )
-            different = differences(load(self.config, check_root=False), config)
-            if different:
+        self._check_is_run()
+        with contextlib.ExitStack() as stack:
+            self._lock(stack)
+            if restart and self.config.exists():
+                self._move_aside()
+                self._lock(stack)
+            self._check_is_run()
+            if self.config.exists():
+                self._check_is_of(config)
+            else:
+                write_whole(self.config, to_yaml(config).encode())
+            yield
+
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        try:
+            with refusing(f"--run-dir: {self.path} cannot be written"):
+                stack.enter_context(FileLock(self.path / _LOCK, timeout=0))
+        except Timeout:
+            reason = "another process trains here; wait for it, or write --run-dir with another"
+            raise ConfigError([f"{self.path}: {reason} folder"]) from None
+
+    def _check_is_run(self) -> None:
+        # A process may have been killed before it wrote the config.
+        names = {path.name for path in self.path.iterdir()} - {_LOCK, f"{self.config.name}.part"}
+        if names and self.config.name not in names:
+            raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
+
+    def _check_is_of(self, config: Config) -> None:
+        for folder in (self.checkpoints, self.figures):
+            if os.path.lexists(folder) and not folder.is_dir():
                 raise ConfigError(
                     [
-                        f"{self.path}: holds a run of another config; write --run-dir with another "
-                        f"folder, or --restart to begin anew",
-                        *(f"{self.config}: {difference}" for difference in different),
+                        f"{folder}: not a folder; remove it, or write --run-dir with another "
+                        "folder, or --restart to begin anew"
                     ]
                 )
-        elif any(self.path.iterdir()):
-            raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
-        else:
-            write_whole(self.config, to_yaml(config).encode())
+        different = differences(load(self.config, check_root=False), config)
+        if different:
+            raise ConfigError(
+                [
+                    f"{self.path}: holds a run of another config; write --run-dir with another "
+                    f"folder, or --restart to begin anew",
+                    *(f"{self.config}: {difference}" for difference in different),
+                ]
+            )
 
     def _move_aside(self) -> None:
         path = self.path.resolve()  # where a link leads to: the link itself stays
@@ -138,15 +164,19 @@ class RunDirectory:
             records.append(record)
         return records
 
-    def forget_after(self, step: int) -> None:
+    def forget_after(self, step: int, measured: int) -> None:
         """Drops metrics of steps after ``step``, which are about to be measured again.
 
+        Args:
+            step: from which the run continues.
+            measured: the last step up to there after which a run measures.
+
         Raises:
-            ConfigError: the metrics cannot be read, or end before ``step``.
+            ConfigError: the metrics cannot be read, or end before ``measured``.
         """
         kept = [r for r in self.records() if r["step"] <= step and r["split"] != "test"]
         reached = kept[-1]["step"] if kept else 0
-        if reached < step:
+        if reached < measured:
             reason = f"ends at step {reached}, and the checkpoint is of step {step}"
             raise self._unreadable(max(len(kept), 1), reason)
         write_whole(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())

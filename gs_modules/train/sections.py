@@ -32,6 +32,15 @@ _FIELDS: dict[str, tuple[Any, str]] = {
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+class ImpossibleValueError(Exception):
+    """A value that is none for the data or the devices that are here."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
 class Section(BaseModel):
     """Keys that belong together."""
 
@@ -80,6 +89,15 @@ class Training(Section):
 
     steps: Count = Field(default=9000, description="optimizer updates")
     batch_size: Count = Field(default=50, description="examples in an update")
+    microbatches: Count = Field(
+        default=1,
+        description="parts of a batch, one after the other, whose gradients add up; divides "
+        "batch_size",
+    )
+    compute_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of layers and samples; parameters, losses and updates are float32",
+    )
     flip_probability: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.05,
         description="with which a pixel is inverted before the encoder sees it; the decoder's "
@@ -97,13 +115,25 @@ class Training(Section):
     )
 
     @model_validator(mode="after")
-    def _saves_what_it_saw(self) -> Self:
+    def _is_whole(self) -> Self:
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                "microbatches must divide batch_size, got "
+                f"microbatches={self.microbatches} and batch_size={self.batch_size}"
+            )
         if self.checkpoint_every % self.evaluate_every:
             raise ValueError(
                 "checkpoint_every must be a multiple of evaluate_every, got "
                 f"checkpoint_every={self.checkpoint_every} and evaluate_every={self.evaluate_every}"
             )
         return self
+
+
+class Mesh(Section):
+    """The devices of a run: ``data`` times ``classes`` of them."""
+
+    data: Count = Field(default=1, description="devices that share the examples of a batch")
+    classes: Count = Field(default=1, description="devices that share the classes of the latents")
 
 
 class Choice(Section):

@@ -11,15 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from gs_modules.train import data, models
-from gs_modules.train.checkpoint import open_checkpoints
+from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.config import Config
 from gs_modules.train.console import say
 from gs_modules.train.events import Events
 from gs_modules.train.figures import write_figures
 from gs_modules.train.interruption import hearing, stop_requests, stop_run
-from gs_modules.train.loop import Best, Trainer
+from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
+from gs_modules.train.processes import agreed, is_first, largest
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
+from gs_modules.train.sections import ImpossibleValueError
+from gs_modules.train.state import Best
 
 
 class StoppedError(Exception):
@@ -45,30 +48,40 @@ def train(
     Raises:
         ConfigError: the folder holds a run of another config, or metrics that cannot be continued.
         DataError: the images cannot be read.
-        RowsError: a batch, or the validation part, asks for more images than there are.
+        ImpossibleValueError: a batch, or the validation part, asks for more images than there are.
         NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is untouched.
         StoppedError: Ctrl-C or SIGTERM came; the state is saved.
     """
     images = data.load(config.data.name, config.data.root, config.data.validation)
     if config.training.batch_size > len(images.train):
-        raise data.RowsError(
+        raise ImpossibleValueError(
             "training.batch_size",
             f"must be at most {len(images.train)}, the training images of {config.data.name}; "
             f"got {config.training.batch_size}",
         )
-    directory.open(config, restart=restart)
-    if directory.is_finished:
-        say(console, f"finished already; pictures: {directory.figures}")
-        return
-    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    opened = directory.opened(config, restart=restart)
+    with opened if is_first() else contextlib.nullcontext():
+        if agreed(directory.is_finished):
+            say(console, f"finished already; pictures: {directory.figures}")
+            return
+        trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+        best = _train(trainer, directory, console)
+        _finish(directory, trainer, best, console)
+
+
+def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
+    """Every step that is left, each saved or made again by the same command."""
+    options = trainer.config.training
+    checkpoints = Checkpoints(directory.checkpoints, trainer.config)
     # Requests are heard until the last checkpoint is written; what follows can be stopped anywhere.
-    with (
-        stop_requests(console) as requested,
-        open_checkpoints(directory.checkpoints) as checkpoints,
-    ):
-        restored = snapshot = checkpoints.restore(trainer.init())
-        step = int(restored.state.step)
-        directory.forget_after(step)
+    with stop_requests(console) as requested:
+        snapshot, damaged = checkpoints.restore(trainer.init())
+        for step, fault in damaged.items():
+            checkpoints.set_aside(step)
+            say(console, f"{fault}; set aside as {step}.damaged")
+        step = int(snapshot.state.step)
+        if is_first():
+            directory.forget_after(step, trainer.measured_by(step))
         if step:
             say(console, f"continuing from step {step}")
         began = time.perf_counter()
@@ -78,33 +91,38 @@ def train(
             _progress(console) as progress,
             contextlib.closing(Events(directory.events, after=step)) as events,
         ):
-            task = progress.add_task("", total=config.training.steps, completed=step, shown="")
-            for snapshot, records in trainer.run(restored):
+            task = progress.add_task("", total=options.steps, completed=step, shown="")
+            for reached, records in trainer.run(snapshot):
+                snapshot = reached
                 step = int(snapshot.state.step)
-                directory.append(records)
-                events.append(records)
-                progress.update(task, completed=step, shown=_line(records))
-                if not console.is_terminal:
-                    say(console, f"step {step}  {_line(records)}")
-                stop = requested()
-                is_due = step % config.training.checkpoint_every == 0
-                if stop or is_due or step == config.training.steps:
+                if records and is_first():
+                    directory.append(records)
+                    events.append(records)
+                progress.update(task, completed=step)
+                if records:
+                    progress.update(task, shown=_line(records))
+                    if not console.is_terminal:
+                        say(console, f"step {step}  {_line(records)}")
+                stop = largest(requested())
+                is_due = bool(records) and step % options.checkpoint_every == 0
+                if stop or is_due or step == options.steps:
                     checkpoints.save(step, snapshot)
                 if stop:
-                    break
-    if stop := requested():
+                    raise StoppedError(stop, step)
+    if stop := largest(requested()):
         raise StoppedError(stop, step)
-    _finish(directory, trainer, snapshot.best, console)
+    return snapshot.best
 
 
 def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Console) -> None:
     """Measures on the test images, draws, and writes the summary last: it marks a finished run."""
-
-    directory.forget_after(trainer.config.training.steps)
-    speed = {"steps_per_second": directory.records()[-1]["steps_per_second"]}
-    tested = {**trainer.test(best), **speed}
-    directory.append([tested])
+    tested = trainer.test(best)
+    if not is_first():
+        return
     last = trainer.config.training.steps
+    directory.forget_after(last, last)
+    tested["steps_per_second"] = directory.records()[-1]["steps_per_second"]
+    directory.append([tested])
     with contextlib.closing(Events(directory.events, after=last)) as events:
         events.append([tested])
     records = directory.records()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gs_modules import LatentOutput
 from gs_modules.train.config import Config
@@ -41,6 +42,24 @@ class Model:
 
 
 def build(config: Config, pixels: int) -> Model:
-    """The model of ``config`` in its framework; only that framework is imported."""
+    """The model of ``config`` in its framework; only that framework is imported.
+
+    Raises:
+        ImpossibleValueError: ``config.mesh`` asks for more devices than there are.
+    """
     framework = importlib.import_module(f"gs_modules.train.models.{config.framework}")
-    return framework.build(config, pixels)
+    model = framework.build(config, pixels)
+    if config.training.compute_dtype == "float32":
+        return model
+    return _trained_in(jnp.dtype(config.training.compute_dtype), model)
+
+
+def _trained_in(dtype: jnp.dtype, model: Model) -> Model:
+    """The same parameters, rounded to ``dtype`` wherever a training step computes with them."""
+
+    def forward(params, x, key, step):
+        rounded = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        pixel_logits, latent = model.forward(rounded, x.astype(dtype), key, step)
+        return pixel_logits.astype(jnp.float32), latent
+
+    return dataclasses.replace(model, forward=forward)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gs_modules import LatentOutput
 from gs_modules.haiku import CategoricalLatent, set_step
 from gs_modules.train.config import Config
+from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model
 
 UNIFORM = hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
@@ -42,9 +43,11 @@ class VAE(hk.Module):
             name="latent",
         )
         self.decoder = MLP((*reversed(model.hidden), pixels), name="decoder")
+        self.over_classes = Devices(config.mesh).over_classes
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, LatentOutput]:
-        latent = self.latent(self.encoder(x))
+        logits = self.over_classes(self.encoder(x), self.latent.num_classes)
+        latent = self.latent(logits)
         return self.decode(latent.sample), latent
 
     def encode(self, x: jax.Array) -> LatentOutput:

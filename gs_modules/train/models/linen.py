@@ -12,6 +12,7 @@ from flax import linen as nn
 from gs_modules import LatentOutput
 from gs_modules.linen import CategoricalLatent, set_step
 from gs_modules.train.config import Config
+from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model
 
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -43,9 +44,11 @@ class VAE(nn.Module):
             estimator=self.config.estimator.build(),
         )
         self.decoder = MLP((*reversed(model.hidden), self.pixels))
+        self.over_classes = Devices(self.config.mesh).over_classes
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, LatentOutput]:
-        latent = self.latent(self.encoder(x))
+        logits = self.over_classes(self.encoder(x), self.latent.num_classes)
+        latent = self.latent(logits)
         return self.decode(latent.sample), latent
 
     def encode(self, x: jax.Array) -> LatentOutput:

@@ -12,6 +12,7 @@ from flax import nnx
 from gs_modules import LatentOutput
 from gs_modules.nnx import CategoricalLatent, set_step
 from gs_modules.train.config import Config
+from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model
 
 UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -42,9 +43,11 @@ class VAE(nnx.Module):
             estimator=config.estimator.build(),
         )
         self.decoder = MLP((codes, *reversed(model.hidden), pixels), rngs=rngs)
+        self.over_classes = Devices(config.mesh).over_classes
 
     def __call__(self, x: jax.Array, key: jax.Array) -> tuple[jax.Array, LatentOutput]:
-        latent = self.latent(self.encoder(x), key=key)
+        logits = self.over_classes(self.encoder(x), self.latent.num_classes)
+        latent = self.latent(logits, key=key)
         return self.decode(latent.sample), latent
 
     def encode(self, x: jax.Array) -> LatentOutput:

@@ -1,0 +1,55 @@
+"""Small runs on digits, as objects and as processes, for the tests of the command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gs_modules.train import data, models
+from gs_modules.train.config import Config
+from gs_modules.train.config_file import load
+from gs_modules.train.loop import Trainer
+
+FRAMEWORKS = ("nnx", "linen", "haiku")
+SMALL = {
+    "model.hidden": "[16]",
+    "model.num_latents": "3",
+    "model.num_classes": "4",
+    "model.prior": "learned",
+    "temperature.kind": "cosine",
+    "temperature.steps": "50",
+    "training.steps": "50",
+    "training.batch_size": "100",
+    "training.evaluate_every": "20",
+    "training.checkpoint_every": "20",
+    "training.evaluation_samples": "2",
+}
+COMMAND = [sys.executable, "-c", "import sys, gs_modules_command as c; sys.exit(c.main())"]
+
+
+def _options(changes: dict[str, Any]) -> dict[str, str]:
+    return SMALL | {name.replace("__", "."): str(value) for name, value in changes.items()}
+
+
+def flags(**changes: Any) -> list[str]:
+    """Those of a small run; ``training__steps=20`` changes a key."""
+    return [word for name, value in _options(changes).items() for word in (f"--{name}", value)]
+
+
+def small_config(**changes: Any) -> Config:
+    return load(None, list(_options(changes).items()))
+
+
+def build_trainer(**changes: Any) -> Trainer:
+    config = small_config(**changes)
+    images = data.load("digits")
+    return Trainer(config, images, models.build(config, 64))
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All that must be equal in a run that was stopped."""
+    return [{k: v for k, v in record.items() if k != "steps_per_second"} for record in records]
