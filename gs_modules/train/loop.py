@@ -157,7 +157,7 @@ class Trainer:
                 loss = (added.reconstruction + added.kl) / options.batch_size
                 is_last = (state.step + 1 == stop) | ~jnp.isfinite(loss)
                 # Only of the last update: a pass over all gradients takes time.
-                norm = lax.cond(is_last, optax.global_norm, lambda _: jnp.float32(0), gradient)
+                norm = lax.cond(is_last, optax.tree.norm, lambda _: jnp.float32(0), gradient)
                 last = LastUpdate(loss, norm, jnp.bool(True))
                 return TrainState(state.step + 1, params, optimizer), totals + added, last
 
