@@ -115,3 +115,10 @@ def pairs(above: np.ndarray, below: np.ndarray, image_shape: tuple[int, int]) ->
     walls = [wall(np.stack(rows), image_shape) for rows in zip(above, below, strict=True)]
     gap = np.full((max(2, image_shape[0] // 3), walls[0].shape[1]), np.nan)
     return np.concatenate([part for one in walls for part in (one, gap)][:-1])
+
+
+def walk_wall(walk: np.ndarray, image_shape: tuple[int, int]) -> np.ndarray:
+    """The walk as one wall, what it starts from set apart."""
+    start, changed = (wall(part, image_shape) for part in (walk[:, :1], walk[:, 1:]))
+    gap = np.full((len(start), max(2, image_shape[1] // 3)), np.nan)
+    return np.concatenate([start, gap, changed], 1)

@@ -27,6 +27,18 @@ _OF_EVERY_RECORD = {
     "steps_per_second": int | float,
 }
 
+_OF_EVERY_EVALUATION = {
+    "split",
+    "samples",
+    "neg_importance_weighted",
+    "neg_elbo",
+    "reconstruction",
+    "kl",
+    "perplexity",
+    "codes_used",
+    "parameters_sha256",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
@@ -61,6 +73,14 @@ class RunDirectory:
     @property
     def events(self) -> Path:
         return self.path / "events"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
 
     @property
     def is_finished(self) -> bool:
@@ -188,6 +208,29 @@ class RunDirectory:
         """Adds lines to ``metrics.jsonl``."""
         with naming(self.metrics), self.metrics.open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What ``gs-modules evaluate`` found, one object for each split.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        found = list(read_object(self.evaluation).values()) if self.evaluation.exists() else []
+        if not all(isinstance(one, dict) and one.keys() >= _OF_EVERY_EVALUATION for one in found):
+            names = ", ".join(sorted(_OF_EVERY_EVALUATION))
+            raise ConfigError([f"{self.evaluation}: damaged: expected {names}; remove it"])
+        return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run; a ``ConfigError`` if there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path}: damaged: not a JSON object; remove it"])
+    return content
 
 
 def write_whole(path: Path, content: bytes) -> None:
