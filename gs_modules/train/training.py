@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -20,6 +21,7 @@ from gs_modules.train.interruption import hearing, stop_requests, stop_run
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
 from gs_modules.train.processes import agreed, is_first, largest
+from gs_modules.train.report import write_report
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
 from gs_modules.train.sections import ImpossibleValueError
 from gs_modules.train.state import Best
@@ -86,6 +88,7 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
             say(console, f"continuing from step {step}")
         began = time.perf_counter()
         trainer.compile()
+        take(trainer, restored.best.params)  # compiles what the page shows, not amid the steps
         say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
         with (
             _progress(console) as progress,
@@ -107,6 +110,8 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
                 is_due = bool(records) and step % options.checkpoint_every == 0
                 if stop or is_due or step == options.steps:
                     checkpoints.save(step, snapshot)
+                    if is_first():
+                        write_report(directory, trainer, jax.device_get(snapshot.best))
                 if stop:
                     raise StoppedError(stop, step)
     if stop := largest(requested()):
@@ -119,6 +124,7 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
     tested = trainer.test(best)
     if not is_first():
         return
+    best = jax.device_get(best)  # what follows is no computation of all processes
     last = trainer.config.training.steps
     directory.forget_after(last, last)
     tested["steps_per_second"] = directory.records()[-1]["steps_per_second"]
@@ -127,6 +133,7 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
         events.append([tested])
     records = directory.records()
     write_figures(directory.figures, take(trainer, best.params), records)
+    write_report(directory, trainer, best)
     summary = {
         "step": int(best.step),
         **{record["split"]: record for record in records},
