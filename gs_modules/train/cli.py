@@ -21,6 +21,7 @@ try:
     from gs_modules.train.config import Config, option_names, print_config
     from gs_modules.train.config_file import ConfigError, load, refusal
     from gs_modules.train.interruption import hearing, stop_now
+    from gs_modules.train.processes import JoiningError, is_first, joined
     from gs_modules.train.sections import ImpossibleValueError
     from gs_modules.train.spelling import nearest, unknown
     from gs_modules.train.yaml_source import shown
@@ -33,12 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options, overrides = _parse(arguments)
     try:
-        config = load(options.config, overrides, check_root=not options.print_config)
         if options.print_config:
-            print(print_config(config), end="")
+            print(print_config(load(options.config, overrides, check_root=False)), end="")
             code = 0
         else:
-            code = {"train": _train, "compare": _compare}[options.command](config, options)
+            code = {"train": _train, "compare": _compare}[options.command](options, overrides)
         sys.stdout.flush()  # nobody does it later: the process ends by `os._exit`
         return code
     except ConfigError as error:
@@ -52,7 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _train(config: Config, options: argparse.Namespace) -> int:
+Overrides = Sequence[tuple[str, str]]
+
+
+def _train(options: argparse.Namespace, overrides: Overrides) -> int:
+    joining = (options.coordinator_address, options.num_processes, options.process_id)
+    try:
+        with joined(*joining):  # before anything is computed
+            return _train_alone_or_joined(load(options.config, overrides), options)
+    except JoiningError as error:
+        print(f"--coordinator-address {options.coordinator_address}: {error}", file=sys.stderr)
+        return 2
+
+
+def _train_alone_or_joined(config: Config, options: argparse.Namespace) -> int:
     # These take seconds to import: a wrong config is refused before.
     from rich.console import Console
 
@@ -63,7 +76,7 @@ def _train(config: Config, options: argparse.Namespace) -> int:
 
     directory = RunDirectory(options.run_dir or Path("runs") / options.config.stem)
     try:
-        train(config, directory, Console(), restart=options.restart)
+        train(config, directory, Console(quiet=not is_first()), restart=options.restart)
     except DataError as error:
         print(error, file=sys.stderr)
         return 3
@@ -76,7 +89,8 @@ def _train(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(config: Config, options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace, overrides: Overrides) -> int:
+    config = load(options.config, overrides)
     from rich.console import Console
 
     from gs_modules.train.comparing import Choices, compare_estimators
@@ -107,6 +121,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
     train.add_argument(
         "--restart", action="store_true", help="begin anew; an old run is kept aside"
     )
+    _add_processes(train)
     compare = _add_command(
         commands,
         "compare",
@@ -167,6 +182,23 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
         command.error(f"unexpected argument: {rest[0]}")
     overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]
     return argparse.Namespace(**options), overrides
+
+
+def _add_processes(train: argparse.ArgumentParser) -> None:
+    several = train.add_argument_group(
+        "several hosts", "the same command on each, with a run folder that all of them see"
+    )
+    several.add_argument(
+        "--coordinator-address",
+        metavar="HOST:PORT",
+        help="of the first process, or 'auto': all three from the scheduler's environment",
+    )
+    several.add_argument(
+        "--num-processes", type=_count, metavar="INTEGER", help="how many processes there are"
+    )
+    several.add_argument(
+        "--process-id", type=_index, metavar="INTEGER", help="which of them this is, from 0"
+    )
 
 
 def _joined(words: Sequence[str]) -> list[str]:
@@ -243,6 +275,12 @@ def _temperatures(text: str) -> tuple[float, ...]:
             f"expected positive numbers separated by commas, such as 0.5,1; got {text!r}"
         )
     return values
+
+
+def _index(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0, got {text!r}")
+    return int(text)
 
 
 def _count(text: str) -> int:

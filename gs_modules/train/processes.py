@@ -6,9 +6,53 @@ steps; the first alone writes and speaks.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+HEARTBEAT_SECONDS = 10
+"""Without a sign of life for so long, a process is taken for dead and all others end."""
+
+JOINING_SECONDS = 120
+
+
+class JoiningError(Exception):
+    """The processes of a run did not find each other."""
+
+
+@contextlib.contextmanager
+def joined(address: str | None, count: int | None, index: int | None) -> Iterator[None]:
+    """Within this, the process is one of a run on several hosts.
+
+    Args:
+        address: ``HOST:PORT`` of the first process, ``"auto"`` where the scheduler's environment
+            says it all (Slurm, Open MPI, Kubernetes and others that JAX knows); None for one
+            process alone.
+        count: how many processes; None with ``"auto"``.
+        index: which of them this is, from 0; None with ``"auto"``.
+
+    Raises:
+        JoiningError: the others are not there.
+    """
+    if address is None:
+        yield
+        return
+    try:
+        jax.distributed.initialize(
+            None if address == "auto" else address,
+            count,
+            index,
+            initialization_timeout=JOINING_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise JoiningError(f"{error}".partition("\n")[0]) from error
+    yield
+    # Not after an exception, which the others may not have: they learn of it by the silence.
+    jax.distributed.shutdown()
 
 
 def is_first() -> bool:

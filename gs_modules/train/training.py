@@ -18,7 +18,7 @@ from gs_modules.train.console import say
 from gs_modules.train.events import Events
 from gs_modules.train.figures import write_figures
 from gs_modules.train.interruption import hearing, stop_requests, stop_run
-from gs_modules.train.loop import Trainer
+from gs_modules.train.loop import NonFiniteLossError, Trainer
 from gs_modules.train.pictures import take
 from gs_modules.train.processes import agreed, is_first, largest
 from gs_modules.train.report import write_report
@@ -67,14 +67,23 @@ def train(
             say(console, f"finished already; pictures: {directory.figures}")
             return
         trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
-        best = _train(trainer, directory, console)
+        checkpoints = Checkpoints(directory.checkpoints, config)
+        try:
+            best = _train(trainer, directory, checkpoints, console)
+        except NonFiniteLossError as error:
+            good = checkpoints.steps()[-1:]
+            saved = (
+                f"the last good checkpoint is of step {good[0]}" if good else "nothing was saved"
+            )
+            raise NonFiniteLossError(f"{error}; {saved}, in {directory.checkpoints}") from None
         _finish(directory, trainer, best, console)
 
 
-def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
+def _train(
+    trainer: Trainer, directory: RunDirectory, checkpoints: Checkpoints, console: Console
+) -> Best:
     """Every step that is left, each saved or made again by the same command."""
     options = trainer.config.training
-    checkpoints = Checkpoints(directory.checkpoints, trainer.config)
     # Requests are heard until the last checkpoint is written; what follows can be stopped anywhere.
     with stop_requests(console) as requested:
         snapshot, damaged = checkpoints.restore(trainer.init())
@@ -88,7 +97,8 @@ def _train(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
             say(console, f"continuing from step {step}")
         began = time.perf_counter()
         trainer.compile()
-        take(trainer, restored.best.params)  # compiles what the page shows, not amid the steps
+        if is_first():  # compiles what the page shows, not amid the steps
+            take(trainer, jax.device_get(snapshot.best.params))
         say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
         with (
             _progress(console) as progress,
