@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from gs_modules import _arguments
+from gs_modules._bits import Bits, drawn
 
 
 def gumbel_noise(
@@ -77,9 +78,14 @@ def logistic_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
     float32 values lie in -22.9 .. 22.9; both tails follow the law to probabilities of 2e-8.
     """
     sharding = explicit_sharding(logits)
-    a, is_low = _distance_to_nearer_end(key, logits.shape, logits.dtype, sharding)
-    log_odds = jnp.log(a) - jnp.log1p(-a)
-    return jnp.where(is_low, log_odds, -log_odds)
+
+    def draw(key, bits):
+        bits = bits(key, logits.shape, _unsigned(logits.dtype), sharding)
+        a, is_low = _distance_to_nearer_end(bits, logits.dtype)
+        log_odds = jnp.log(a) - jnp.log1p(-a)
+        return jnp.where(is_low, log_odds, -log_odds)
+
+    return drawn(draw, key)
 
 
 def explicit_sharding(array: jax.Array) -> NamedSharding | None:
@@ -91,21 +97,24 @@ def explicit_sharding(array: jax.Array) -> NamedSharding | None:
 def _gumbel(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
 ) -> jax.Array:
-    a, is_low = _distance_to_nearer_end(key, shape, dtype, sharding)
-    return -jnp.log(jnp.where(is_low, -jnp.log1p(-a), -jnp.log(a)))
+    def draw(key: jax.Array, bits: Bits) -> jax.Array:
+        a, is_low = _distance_to_nearer_end(bits(key, shape, _unsigned(dtype), sharding), dtype)
+        return -jnp.log(jnp.where(is_low, -jnp.log1p(-a), -jnp.log(a)))
+
+    return drawn(draw, key)
 
 
-def _distance_to_nearer_end(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
-) -> tuple[jax.Array, jax.Array]:
+def _unsigned(dtype: DTypeLike) -> DTypeLike:
+    return jnp.uint64 if dtype == jnp.float64 else jnp.uint32
+
+
+def _distance_to_nearer_end(bits: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """How far a uniform of 32 bits (64 for float64) is from the nearer of 0 and 1, and if from 0.
 
     The distance never loses bits to the 1 that a float32 uniform close to 1 is rounded against, so
     no logarithm is taken of a rounded value.
     """
-    unsigned, signed = (jnp.uint64, jnp.int64) if dtype == jnp.float64 else (jnp.uint32, jnp.int32)
-    width = jnp.iinfo(unsigned).bits
-    bits = jax.random.bits(key, shape, unsigned, out_sharding=sharding)
-    nearer = jnp.minimum(bits, ~bits).astype(signed)
+    width = jnp.iinfo(bits.dtype).bits
+    nearer = jnp.minimum(bits, ~bits).astype(jnp.int64 if width == 64 else jnp.int32)
     distance = (nearer.astype(dtype) + 0.5) * 2.0**-width
-    return distance, bits < jnp.asarray(2 ** (width - 1), unsigned)
+    return distance, bits < jnp.asarray(2 ** (width - 1), bits.dtype)

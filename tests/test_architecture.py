@@ -22,6 +22,7 @@ PACKAGE = Path(gs_modules.__file__).parent
 CORE = [
     "_types",
     "_arguments",
+    "_bits",
     "_noise",
     "_relaxed",
     "_categorical",
