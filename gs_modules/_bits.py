@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
+
+CONFIG: Any = jax.config
+"""Its flags that have a context manager are attributes, which no type declares."""
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
@@ -30,7 +34,7 @@ def drawn(draw: Callable[[jax.Array, Bits], jax.Array], key: jax.Array) -> jax.A
     is computed number by number, not vector by vector, and once for each of its uses.
     """
     # Without jit, each operation of the unrolled rounds is dispatched by itself.
-    if not _is_partitionable_threefry(key) or jax.config.jax_disable_jit:
+    if not _is_partitionable_threefry(key) or CONFIG.jax_disable_jit:
         return draw(key, _of_jax)
 
     def of_each(keys, bits):
@@ -65,7 +69,7 @@ def _is_partitionable_threefry(key: jax.Array) -> bool:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     is_threefry = jax.random.key_impl(key) == "threefry2x32"
-    return is_threefry and jax.config.jax_threefry_partitionable
+    return is_threefry and CONFIG.jax_threefry_partitionable
 
 
 def _of_jax(key, shape, dtype, sharding):
