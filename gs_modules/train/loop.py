@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from gs_modules import gumbel_sigmoid
 from gs_modules.train.bound import Totals, evaluate
 from gs_modules.train.config import Config
 from gs_modules.train.data import Dataset
@@ -129,6 +130,8 @@ class Trainer:
         """
         options = self.config.training
         key = self.key("train")
+        odds = options.flip_probability / (1 - options.flip_probability)
+        flip_logit = math.log(odds) if odds else -math.inf
 
         def chunk(state, totals, images, batches, first, stop):
             # The keys of all steps at once: on CPU, each call of the generator is a loop itself.
@@ -145,10 +148,10 @@ class Trainer:
                 number = state.step - first
                 x = seen = images[batches[number]].astype(jnp.float32) * self.data.scale
                 if options.flip_probability:
-                    flips = jax.random.bernoulli(
-                        flip_keys[number], options.flip_probability, x.shape
+                    flips = gumbel_sigmoid(
+                        flip_keys[number], jnp.full(x.shape, flip_logit), hard=True
                     )
-                    seen = jnp.where(flips, 1 - x, x)
+                    seen = jnp.abs(flips - x)
                 gradient, added = self.gradient(
                     state.params, state.step, x, seen, model_keys[number]
                 )
