@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import haiku as hk
 import jax
@@ -13,14 +14,25 @@ from gs_modules.haiku import CategoricalLatent, set_step
 from gs_modules.train.config import Config
 from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model
+from gs_modules.train.models.dense import OF_MATRICES, dot_general
 
 UNIFORM = hk.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+class Linear(hk.Linear):
+    """``hk.Linear`` of a matrix, by a product of our own: it has no argument for one."""
+
+    def __call__(self, inputs: jax.Array, **options: Any) -> jax.Array:
+        shape = (inputs.shape[-1], self.output_size)
+        kernel = hk.get_parameter("w", shape, inputs.dtype, init=UNIFORM)
+        bias = hk.get_parameter("b", shape[1:], inputs.dtype, init=jnp.zeros)
+        return dot_general(inputs, kernel, OF_MATRICES, **options) + bias
 
 
 class MLP(hk.Module):
     def __init__(self, widths: Sequence[int], name: str):
         super().__init__(name=name)
-        self.layers = [hk.Linear(width, w_init=UNIFORM) for width in widths]
+        self.layers = [Linear(width) for width in widths]
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers[:-1]:

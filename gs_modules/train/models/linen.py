@@ -14,6 +14,7 @@ from gs_modules.linen import CategoricalLatent, set_step
 from gs_modules.train.config import Config
 from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model
+from gs_modules.train.models.dense import dot_general
 
 UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -24,8 +25,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for width in self.widths[:-1]:
-            x = nn.relu(nn.Dense(width, kernel_init=UNIFORM)(x))
-        return nn.Dense(self.widths[-1], kernel_init=UNIFORM)(x)
+            x = nn.relu(nn.Dense(width, kernel_init=UNIFORM, dot_general=dot_general)(x))
+        return nn.Dense(self.widths[-1], kernel_init=UNIFORM, dot_general=dot_general)(x)
 
 
 class VAE(nn.Module):

@@ -14,6 +14,7 @@ from gs_modules.nnx import CategoricalLatent, set_step
 from gs_modules.train.config import Config
 from gs_modules.train.devices import Devices
 from gs_modules.train.models import Model
+from gs_modules.train.models.dense import dot_general
 
 UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -21,7 +22,8 @@ UNIFORM = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class MLP(nnx.Module):
     def __init__(self, widths: Sequence[int], *, rngs: nnx.Rngs):
         self.layers = nnx.List(
-            nnx.Linear(a, b, kernel_init=UNIFORM, rngs=rngs) for a, b in itertools.pairwise(widths)
+            nnx.Linear(a, b, kernel_init=UNIFORM, dot_general=dot_general, rngs=rngs)
+            for a, b in itertools.pairwise(widths)
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
