@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(print_config(load(options.config, overrides, check_root=False)), end="")
             code = 0
         else:
-            code = {"train": _train, "compare": _compare}[options.command](options, overrides)
+            code = _COMMANDS[options.command](options, overrides)
         sys.stdout.flush()  # nobody does it later: the process ends by `os._exit`
         return code
     except ConfigError as error:
@@ -109,6 +109,26 @@ def _compare(options: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
+    config = load(options.config, overrides)
+    from rich.console import Console
+
+    from gs_modules.train.evaluating import evaluate_run
+    from gs_modules.train.image_files import DataError
+    from gs_modules.train.run_directory import RunDirectory
+
+    directory = RunDirectory(options.config.parent)
+    try:
+        evaluate_run(config, directory, options.split, options.samples, Console())
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 3
+    return 0
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+
+
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     parser = argparse.ArgumentParser(prog="gs-modules", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -122,6 +142,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
         "--restart", action="store_true", help="begin anew; an old run is kept aside"
     )
     _add_processes(train)
+    _add_evaluate(commands)
     compare = _add_command(
         commands,
         "compare",
@@ -175,9 +196,12 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tu
     for name in sections.intersection(word.partition("=")[0] for word in misspelt):
         command.error(f"--{name} is a section; write --{name}.KEY, see --help")
     own = [name.replace("_", "-") for name in options.keys() - {"command", "config"}]
+    keys = own if parsed.command == "evaluate" else [*option_names(), *own]
     for name in (word.partition("=")[0] for word in misspelt):
-        if (meant := nearest(name, [*option_names(), *own])) in own:
+        if (meant := nearest(name, keys)) in own:
             command.error(f"unknown flag --{name}; did you mean --{meant}?")
+        if keys is own:
+            command.error(f"unknown flag --{name}: evaluate takes the config that the run has")
     if rest and not misspelt:
         command.error(f"unexpected argument: {rest[0]}")
     overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]
@@ -243,6 +267,52 @@ def _add_command(
             help=f"{text} (default: {_written(default)})".replace("%", "%%"),
         )
     return command
+
+
+def _add_evaluate(commands: Any) -> None:
+    """The one command that takes a run, whose config is as it is."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure how likely the images are under a run's model",
+        description="Evaluate the parameters that RUN keeps, or those of its newest checkpoint: "
+        "the negative ELBO, the importance-weighted bound, the use of the codes, and pictures.",
+        allow_abbrev=False,
+    )
+    evaluate.add_argument(
+        "config", type=_run_config, metavar="RUN", help="a folder that gs-modules train wrote"
+    )
+    evaluate.add_argument(
+        "--samples",
+        type=_count,
+        metavar="INTEGER",
+        default=1000,
+        help="posterior samples for each image (default: 1000)",
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="test",
+        help="whose images (default: test)",
+    )
+    evaluate.add_argument(
+        "--data.root",
+        dest="data.root",
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder with the files of the data set (default: that of the run)",
+    )
+    evaluate.add_argument(
+        "--print-config", action="store_true", help="print the run's config and stop"
+    )
+
+
+def _run_config(text: str) -> Path:
+    config = _folder(text) / "config.yaml"
+    if not config.is_file():
+        raise argparse.ArgumentTypeError(
+            f"expected the folder of a run, which holds a config.yaml; got {text!r}"
+        )
+    return config
 
 
 def _written(default: Any) -> str:

@@ -55,8 +55,8 @@ class Trainer:
     model: Model
 
     def key(self, purpose: str) -> jax.Array:
-        """The root key of one purpose: init, train, validation, test, figures or compare."""
-        purposes = ("init", "train", "validation", "test", "figures", "compare")
+        """The root key of one purpose: init, train, validation, test, figures, compare, weights."""
+        purposes = ("init", "train", "validation", "test", "figures", "compare", "weights")
         return jax.random.fold_in(jax.random.key(self.config.seed), purposes.index(purpose))
 
     @functools.cached_property

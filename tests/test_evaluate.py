@@ -1,0 +1,301 @@
+"""The importance-weighted bound against enumeration, and the command that reports it."""
+
+import itertools
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gs_modules import latent_output
+from gs_modules.train import bound, cli, importance, models
+from gs_modules.train.importance import likelihoods
+
+pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
+
+CODES = list(itertools.product(range(3), repeat=2))
+"""Two latents of three classes: nine codes, so that an expectation is a short sum."""
+
+
+class Tiny:
+    """A model of five pixels, and in float64 what it says of some images."""
+
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        self.encoder = generator.normal(size=(5, 6))
+        self.decoder = 2 * generator.normal(size=(6, 5))
+        self.prior = generator.normal(size=(2, 3))
+        self.images = generator.integers(0, 2, (7, 5), np.uint8)
+        prior = jnp.asarray(self.prior, jnp.float32)
+
+        def encode(params, x):
+            logits = (x @ jnp.asarray(self.encoder, jnp.float32)).reshape(-1, 2, 3)
+            return latent_output(jnp.zeros_like(logits), logits, prior, None)
+
+        self.model = models.Model(
+            init=lambda key: {},
+            forward=lambda *_: pytest.fail("evaluation does not train"),
+            encode=encode,
+            decode=lambda params, sample: (
+                sample.reshape(*sample.shape[:-2], 6) @ jnp.asarray(self.decoder, jnp.float32)
+            ),
+            prior_logits=lambda params: prior,
+        )
+        log_q = log_softmax((self.images @ self.encoder).reshape(7, 2, 3))
+        log_p = log_softmax(self.prior)
+        self.q = np.exp([log_q[:, 0, a] + log_q[:, 1, b] for a, b in CODES])  # [9, 7]
+        pixels = np.array([self.decoder[a] + self.decoder[3 + b] for a, b in CODES])
+        self.cost = np.logaddexp(0, pixels).sum(-1)[:, None] - pixels @ self.images.T
+        self.log_prior = np.array([log_p[0, a] + log_p[1, b] for a, b in CODES])[:, None]
+        self.log_weight = self.log_prior - np.log(self.q) - self.cost
+        self.log_likelihood = np.log((self.q * np.exp(self.log_weight)).sum(0))  # [7]
+
+    def evaluate(self, samples, *, copies=1, seed=0):
+        images = np.repeat(self.images, copies, 0)
+        key = jax.random.key(seed)
+        return likelihoods(self.model, {}, images, 1.0, key, samples, widest=6)
+
+
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.fixture
+def tiny():
+    return Tiny()
+
+
+def test_the_mean_of_the_bound_is_that_of_all_samples(tiny):
+    """For one and two samples, the expectation over all of them is a sum of 9 and 81 terms."""
+    copies = 4000
+    pairs = np.logaddexp(tiny.log_weight[:, None], tiny.log_weight) - math.log(2)
+    for samples, q, log_mean in (
+        (1, tiny.q, tiny.log_weight),
+        (2, (tiny.q[:, None] * tiny.q).reshape(81, 7), pairs.reshape(81, 7)),
+    ):
+        found = tiny.evaluate(samples, copies=copies).importance_weighted.reshape(7, copies)
+        expected = (q * log_mean).sum(0)
+        error = np.sqrt((q * (log_mean - expected) ** 2).sum(0) / copies)
+        # 6 standard errors: a false alarm in 7e7 runs.
+        assert np.all(np.abs(found.mean(1) - expected) < 6 * error + 1e-5)
+
+
+def test_the_bound_rises_with_the_samples_to_the_likelihood(tiny):
+    means = [
+        tiny.evaluate(samples, copies=copies).importance_weighted.mean()
+        for samples, copies in ((1, 1000), (8, 500), (64, 100), (20_000, 1))
+    ]
+    assert means[0] < means[1] - 0.1 and means[1] < means[2] < means[3] + 1e-2
+    found = tiny.evaluate(20_000).importance_weighted
+    ratio = np.exp(tiny.log_weight - tiny.log_likelihood)
+    variance = (tiny.q * (ratio - 1) ** 2).sum(0) / 20_000
+    assert np.all(np.abs(found - tiny.log_likelihood) < 6 * np.sqrt(variance) + 1e-5)
+
+
+def test_the_other_figures_are_the_enumerated_ones(tiny):
+    samples = 5000
+    found = tiny.evaluate(samples)
+    np.testing.assert_allclose(
+        found.kl, (tiny.q * (np.log(tiny.q) - tiny.log_prior)).sum(0), rtol=1e-5
+    )
+    expected = (tiny.q * tiny.cost).sum(0)
+    error = np.sqrt((tiny.q * (tiny.cost - expected) ** 2).sum(0) / samples)
+    assert np.all(np.abs(found.reconstruction - expected) < 6 * error + 1e-4)
+    assert found.usage.counts.sum() == 2 * 7 * samples
+    metrics = found.metrics()
+    assert metrics["neg_elbo"] == pytest.approx(metrics["reconstruction"] + metrics["kl"])
+    assert metrics["neg_importance_weighted"] == -found.importance_weighted.mean()
+
+
+@pytest.mark.parametrize("together", [1, 3, 4, 10])
+def test_samples_drawn_together_change_nothing_but_rounding(together, tiny, monkeypatch):
+    whole = tiny.evaluate(10)
+    monkeypatch.setattr(importance, "TOGETHER", together * 7 * 6)
+    parts = tiny.evaluate(10)
+    np.testing.assert_allclose(
+        parts.importance_weighted, whole.importance_weighted, rtol=1e-6, atol=1e-6
+    )
+    np.testing.assert_allclose(parts.reconstruction, whole.reconstruction, rtol=1e-6)
+    assert np.array_equal(parts.usage.counts, whole.usage.counts)
+
+
+def test_images_left_over_from_whole_batches_count_once(tiny, monkeypatch):
+    monkeypatch.setattr(bound, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(importance, "EVALUATION_BATCH", 3)
+    found = tiny.evaluate(2000)
+    assert found.importance_weighted.shape == (7,) and found.usage.counts.sum() == 2 * 7 * 2000
+    ratio = np.exp(tiny.log_weight - tiny.log_likelihood)
+    variance = (tiny.q * (ratio - 1) ** 2).sum(0) / 2000
+    assert np.all(np.abs(found.importance_weighted - tiny.log_likelihood) < 7 * variance**0.5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3000.0])
+def test_with_the_true_posterior_every_sample_says_the_same(scale, monkeypatch):
+    """Then every weight is the likelihood, of thousands of nats: what is left is rounding."""
+    generator = np.random.default_rng(1)
+    decoder = scale * generator.normal(size=(6, 5)).astype(np.float32)
+    images = generator.integers(0, 2, (4, 5), np.uint8)
+    cost = np.logaddexp(0, decoder.astype(np.float64)).sum(-1) - images @ decoder.T.astype(float)
+    # Far from the largest: these are never drawn, and their posterior is 0.
+    joint = -cost - math.log(6)
+    highest = joint.max(-1, keepdims=True)
+    exact = highest[:, 0] + np.log(np.exp(joint - highest).sum(-1))
+
+    def encode(params, x):
+        logits = -bound.reconstruction(jnp.asarray(decoder), x[:, None])[:, None]
+        return latent_output(jnp.zeros_like(logits), logits, None, None)
+
+    model = models.Model(
+        init=lambda key: {},
+        forward=lambda *_: pytest.fail("evaluation does not train"),
+        encode=encode,
+        decode=lambda params, sample: sample[..., 0, :] @ jnp.asarray(decoder),
+        prior_logits=lambda params: jnp.zeros((1, 6)),
+    )
+    monkeypatch.setattr(importance, "TOGETHER", 4 * 6 * 8)
+    for samples in (1, 100):
+        found = likelihoods(model, {}, images, 1.0, jax.random.key(0), samples, widest=6)
+        np.testing.assert_allclose(found.importance_weighted, exact, rtol=5e-7, atol=2e-6)
+
+
+def test_memory_does_not_grow_with_the_samples(tiny):
+    arguments = (tiny.model, {}, tiny.images, np.ones(7, bool), 1.0, jax.random.key(0))
+    sizes = [
+        importance._of_batch.lower(*arguments, samples, 10).compile().memory_analysis()
+        for samples in (10, 1_000_000)
+    ]
+    assert sizes[0].temp_size_in_bytes == sizes[1].temp_size_in_bytes < 100_000
+
+
+SMALL = (
+    "model: {hidden: [16], num_latents: 3, num_classes: 4, prior: learned}\n"
+    "training: {steps: 30, batch_size: 100, evaluate_every: 10, checkpoint_every: 10}\n"
+)
+
+
+def trained(folder, *words):
+    config = folder / "small.yaml"
+    config.write_text(SMALL)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert cli.main(["train", str(config), "--run-dir", str(folder / "run"), *words]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "framework",
+    ["nnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linen", "haiku"))],
+)
+def test_a_finished_run_is_evaluated(framework, request, tmp_path, capsys):
+    fixture = framework == "nnx"
+    run = request.getfixturevalue("run") if fixture else trained(tmp_path, "--framework", framework)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--samples", "50"]) == 0
+    said = capsys.readouterr().out
+    found = json.loads((run / "evaluation.json").read_text())["test"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (found["samples"], found["images"], found["step"]) == (50, 360, summary["step"])
+    assert found["parameters_sha256"] == summary["parameters_sha256"]
+    assert found["neg_importance_weighted"] < found["neg_elbo"]
+    # Other samples of the same bound, 10 in the run: 360 images leave little noise.
+    assert found["neg_elbo"] == pytest.approx(summary["test"]["neg_elbo"], abs=0.3)
+    assert found["kl"] == pytest.approx(summary["test"]["kl"], rel=1e-5)
+    for key in ("neg_importance_weighted", "neg_elbo", "reconstruction", "kl"):
+        assert f"{found[key]:.3f}" in said
+    bounds = summary.pop("importance_weighted")
+    expected = {key: found[key] for key in ("neg_importance_weighted", "samples")}
+    assert bounds == {"test": expected}
+    assert summary == json.loads(before[run / "summary.json"])
+    pictures = {path.name for path in (run / "figures" / "evaluate_test").iterdir()}
+    assert pictures == {"reconstructions.png", "code_usage.png"}
+    changed = {run / "summary.json", run / "report.html"}
+    assert all(path.read_bytes() == old for path, old in before.items() if path not in changed)
+
+    with_another = ["evaluate", str(run), "--samples", "50", "--split", "validation"]
+    assert cli.main(with_another) == 0
+    both = json.loads((run / "evaluation.json").read_text())
+    assert both == {"test": found, "validation": {**both["validation"], "images": 237}}
+    bounds = json.loads((run / "summary.json").read_text())["importance_weighted"]
+    assert bounds == {"test": expected, "validation": {**bounds["validation"], "samples": 50}}
+
+
+def test_an_unfinished_run_is_evaluated_where_it_is(run, capsys):
+    (run / "summary.json").unlink()
+    (run / "checkpoints" / "30" / "SHA256SUMS").write_text("")
+    assert cli.main(["evaluate", str(run), "--samples", "5"]) == 0
+    said = capsys.readouterr().out
+    assert "; an older step is evaluated\n" in said
+    assert "unfinished: the checkpoint of step 20 of 30, parameters of step 20\n" in said
+    assert json.loads((run / "evaluation.json").read_text())["test"]["step"] == 20
+    assert not (run / "summary.json").exists()
+
+
+def nothing_saved(run):
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+
+
+def another_summary(run):
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "parameters_sha256": "0" * 64}))
+
+
+def damaged_config(run):
+    (run / "config.yaml").write_text("model: {hidden: no}\n")
+
+
+def no_images(run):
+    text = (run / "config.yaml").read_text().replace("name: digits", "name: mnist")
+    (run / "config.yaml").write_text(text.replace("root: null", f"root: {run}"))
+
+
+def no_validation(run):
+    text = (run / "config.yaml").read_text().replace("validation: null", "validation: 0")
+    (run / "config.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "exit_code", "reason"),
+    [
+        (shutil.rmtree, [], 2, "expected the folder of a run, which holds a config.yaml"),
+        (nothing_saved, [], 2, "nothing is saved yet"),
+        (another_summary, [], 2, "damaged: holds other parameters than summary.json says"),
+        (lambda run: (run / "summary.json").write_text("{"), [], 2, "damaged: not a JSON object"),
+        (lambda run: (run / "evaluation.json").write_text("[]"), [], 2, "not a JSON object"),
+        (lambda run: (run / "evaluation.json").write_text('{"a": 1}'), [], 2, "damaged: expected"),
+        (damaged_config, [], 2, "config.yaml:1: model.hidden: expected a list, got 'no'"),
+        (no_images, [], 3, "train-images-idx3-ubyte.gz"),
+        (no_validation, ["--split", "validation"], 2, "run keeps no validation images"),
+        (lambda run: None, ["--split", "tests"], 2, "invalid choice: 'tests'"),
+        (lambda run: None, ["--samples", "0"], 2, "--samples: expected a positive integer"),
+        (lambda run: None, ["--samples", "2000000000"], 2, "--samples: at most 5965232 for 360"),
+        (lambda run: None, ["--seed", "1"], 2, "unknown flag --seed: evaluate takes the config"),
+        (lambda run: None, ["--sample", "1"], 2, "did you mean --samples?"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(damage, words, exit_code, reason, run, capsys):
+    damage(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    try:
+        code = cli.main(["evaluate", str(run), *words])
+    except SystemExit as stopped:  # argparse says how it is used, too
+        code = stopped.code
+    error = capsys.readouterr().err.splitlines()
+    assert code == exit_code and reason in error[-1]
+    assert len(error) == 1 or error[0].startswith("usage: gs-modules evaluate")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
