@@ -1,0 +1,309 @@
+"""The page of a run: what is on it, and what a real browser makes of it."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from gs_modules.train import cli, data, models
+from gs_modules.train.chart import MOST_POINTS, Line, line_chart
+from gs_modules.train.config_file import load
+from gs_modules.train.loop import Trainer
+from gs_modules.train.page import document, section, table, text
+from gs_modules.train.pictures import Pictures, pairs, take, wall
+from gs_modules.train.report import run_page
+
+pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
+
+SMALL = {
+    "model.hidden": "[16]",
+    "model.num_latents": "3",
+    "model.num_classes": "4",
+    "training.steps": "30",
+    "training.batch_size": "100",
+    "training.evaluate_every": "10",
+    "training.checkpoint_every": "10",
+}
+
+
+class Page(HTMLParser):
+    """What is on a page: its elements, and the text of each kind of element."""
+
+    def __init__(self, content):
+        super().__init__()
+        self.elements, self.texts, self._open = [], {}, []
+        self.feed(content)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag, "elements are not nested"
+
+    def handle_data(self, data):
+        self.texts.setdefault(self._open[-1] if self._open else "", []).append(data)
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run whose name must be escaped."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = folder / "small.yaml"
+    config.write_text("")
+    path = folder / 'a <b> & "c"'
+    words = [word for name, value in SMALL.items() for word in (f"--{name}", value)]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert cli.main(["train", str(config), "--run-dir", str(path), *words]) == 0
+    return path
+
+
+def test_the_page_of_a_run_shows_its_numbers_and_its_config(run):
+    page = Page((run / "report.html").read_text())
+    assert page.texts["h1"] == page.texts["title"][:1] == [run.name]  # others name points
+    assert page.texts["h2"] == [
+        "At a glance",
+        "Over the steps",
+        "Reconstructions",
+        "Samples",
+        "A walk through single latents",
+        "Use of the codes",
+        "All figures",
+        "Config",
+        "Parameters",
+    ]
+    assert (run / "config.yaml").read_text() in page.texts["pre"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters_sha256"] in page.texts["pre"][-1]
+    for split in ("train", "validation", "test"):
+        assert {f"{summary[split][key]:.2f}" for key in ("neg_elbo", "kl")} <= {*page.texts["td"]}
+    assert any("finished" in said and "unfinished" not in said for said in page.texts["p"])
+
+
+def test_the_page_of_a_run_needs_nothing_but_itself(run):
+    content = (run / "report.html").read_text()
+    page = Page(content)
+    links = [a for _, attributes in page.elements for a in attributes.items()]
+    addresses = [value for name, value in links if name in ("src", "href", "srcset", "action")]
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert not re.search(r"@import|url\(|https?://", content)
+    assert not {tag for tag, _ in page.elements} & {"script", "iframe", "object", "embed"}
+    assert all(image["alt"] for image in page.attributes("img"))
+    assert all(drawing["aria-label"] for drawing in page.attributes("svg"))
+
+
+def test_a_page_escapes_what_it_is_given():
+    hostile = "<script>alert(1)</script>&\"'"
+    page = Page(
+        document(
+            hostile,
+            hostile,
+            [
+                section(hostile, text(hostile), note=hostile),
+                table([hostile], [[hostile, hostile]]),
+                line_chart(hostile, [Line(hostile, number, [(0, 1.0)]) for number in (0, 1)]),
+            ],
+        )
+    )
+    assert "script" not in {tag for tag, _ in page.elements}
+    for tag in ("title", "h1", "h2", "p", "pre", "th", "td", "figcaption", "li"):
+        assert "".join(page.texts[tag][:1]) == hostile
+    assert page.attributes("svg")[0]["aria-label"].startswith(hostile)
+
+
+def records(steps):
+    common = {"reconstruction": 20.0, "kl": 3.0, "perplexity": 3.5, "codes_used": 11}
+    common |= {"temperature": 0.7, "steps_per_second": 100.0}
+    return [{"step": step, "split": "train", "neg_elbo": 23.0, **common} for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("steps", "state"), [([], "at step 0 of 30"), ([10, 20], "at step 20 of 30")]
+)
+def test_the_page_of_an_unfinished_run_says_so(steps, state):
+    shown = Pictures(
+        originals=np.zeros((4, 10, 4)),
+        reconstructed=np.zeros((4, 10, 4)),
+        sampled=np.zeros((8, 10, 4)),
+        walk=np.zeros((3, 5, 4)),
+        counts=np.ones((3, 4), int),
+        image_shape=(2, 2),
+    )
+    config = load(None, list(SMALL.items()))
+    page = run_page("run", config, records(steps), shown, step=0, sha256="0" * 64)
+    assert f"unfinished, {state}" in " ".join(Page(page).texts["p"])
+
+
+def test_an_evaluation_of_these_parameters_is_on_the_page_and_no_other(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert cli.main(["evaluate", str(copy), "--samples", "20"]) == 0
+    found = json.loads((copy / "evaluation.json").read_text())["test"]
+    cell = f"{found['neg_importance_weighted']:.2f}"
+    assert cell in Page((copy / "report.html").read_text()).texts["td"]
+    stale = {"validation": {**found, "split": "validation", "parameters_sha256": "0" * 64}}
+    (copy / "evaluation.json").write_text(json.dumps(stale))
+    assert cli.main(["evaluate", str(copy), "--samples", "20"]) == 0
+    headings = Page((copy / "report.html").read_text()).texts["th"]
+    assert [text for text in headings if "samples an image" in text] == [
+        "test, 20 samples an image"
+    ]
+
+
+def places(chart, pattern):
+    return [tuple(map(float, found)) for found in re.findall(pattern, chart)]
+
+
+def test_a_line_lies_where_its_numbers_are():
+    """The labels of the axes are the oracle: between them, places follow the numbers linearly."""
+    points = [(0, 20.0), (300, 12.5), (1000, 11.0)]
+    chart = line_chart("loss", [Line("train", 0, points)])
+    drawn = places(chart, r'cx="([\d.]+)" cy="([\d.]+)"')
+    levels = places(chart, r'class="y" x="[\d.]+" y="([\d.]+)">([\d.,]+)<')
+    steps = [
+        (float(x), float(label.replace(",", "")))
+        for x, label in re.findall(r'anchor="\w+" x="([\d.]+)" y="\d+">([\d.,]+)<', chart)
+    ]
+    (y0, level0), (y1, level1) = levels[0], levels[-1]
+    (x0, step0), (x1, step1) = steps[0], steps[-1]
+    for (x, y), (step, value) in zip(drawn, points, strict=True):
+        assert step0 + (x - x0) / (x1 - x0) * (step1 - step0) == pytest.approx(step, abs=5)
+        # A label is four units below its line.
+        read = level0 + (y + 4 - y0) / (y1 - y0) * (level1 - level0)
+        assert read == pytest.approx(value, abs=0.1)
+
+
+def test_a_long_line_is_thinned_and_keeps_its_end():
+    points = [(step, float(step)) for step in range(10_001)]
+    chart = line_chart("loss", [Line("train", 0, points)])
+    said = re.findall(r"step ([\d,]+):", chart)
+    assert MOST_POINTS / 2 < len(said) <= MOST_POINTS and said[-1] == "10,000"
+
+
+@pytest.mark.parametrize("points", [[], [(0, 1.0)], [(5, 0.0)], [(0, 2.0), (10, 2.0)]])
+def test_a_chart_takes_what_there_is(points):
+    chart = line_chart("loss", [Line("train", 0, points)])
+    assert "nan" not in chart and chart.count("<circle") == len(points)
+
+
+@pytest.fixture
+def trainer_of_codes():
+    """A model whose images are its codes: every pixel is a class of a latent, lit or not."""
+    config = load(None, [*SMALL.items(), ("model.num_latents", "16")])
+    images = data.load("digits")
+    built = models.build(config, 64)
+
+    def decode(params, sample):
+        return 200.0 * sample.reshape(*sample.shape[:-2], -1) - 100.0
+
+    model = models.Model(**{**vars(built), "decode": decode})
+    return Trainer(config, images, model)
+
+
+def test_a_walk_changes_one_latent_at_a_time(trainer_of_codes):
+    params = trainer_of_codes.init().best.params
+    shown = take(trainer_of_codes, params)
+    likeliest = trainer_of_codes.model.encode(params, shown.originals[0, :1]).logits.argmax(-1)[0]
+    codes = shown.walk.reshape(16, 5, 16, 4).argmax(-1)
+    for row in range(16):
+        for column in range(5):
+            expected = np.array(likeliest)
+            if column:
+                expected[row] = column - 1
+            assert np.array_equal(codes[row, column], expected)
+    assert shown.counts.sum() == 16 * 360
+    assert set(np.unique(shown.sampled)) <= {0.0, 1.0}
+
+
+def test_pictures_on_the_page_are_the_images(trainer_of_codes):
+    shown = take(trainer_of_codes, trainer_of_codes.init().best.params)
+    config = trainer_of_codes.config
+    page = Page(run_page("run", config, records([10]), shown, step=0, sha256="0" * 64))
+    address = page.attributes("img")[0]["src"]
+    png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+    pixels = matplotlib.image.imread(io.BytesIO(png))
+    expected = pairs(shown.originals, shown.reconstructed, (8, 8))
+    assert np.array_equal(pixels[..., 3] == 0, np.isnan(expected))
+    is_image = ~np.isnan(expected)
+    assert np.abs(pixels[..., 0] - expected)[is_image].max() <= 1 / 255
+
+
+def test_a_wall_puts_images_in_their_places():
+    images = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4)
+    joined = wall(images, (2, 2))
+    assert joined.shape == (5, 8)
+    assert np.array_equal(joined[3:5, 6:8], images[1, 2].reshape(2, 2))
+    assert np.isnan(joined[2]).all() and np.isnan(joined[:, [2, 5]]).all()
+
+
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    names = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the path")
+    return playwright.sync_playwright, found
+
+
+def channel(value):
+    value /= 255
+    return value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours as the Web Content Accessibility Guidelines define it."""
+    luminances = [
+        float(np.dot([0.2126, 0.7152, 0.0722], [channel(float(c)) for c in colour[:3]]))
+        for colour in (re.findall(r"[\d.]+", one), re.findall(r"[\d.]+", other))
+    ]
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+MEASURE = """() => ({
+    fits: document.documentElement.scrollWidth <= innerWidth,
+    images: [...document.images].map(image => image.naturalWidth * image.clientHeight),
+    charts: [...document.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().height),
+    letters: [...document.querySelectorAll("svg")].map(svg => svg.getScreenCTM().a * 12),
+    ground: getComputedStyle(document.body).backgroundColor,
+    inks: ["h1", "p", "dt", "dd", "pre", "th", "td"].map(
+        name => getComputedStyle(document.querySelector(name)).color),
+})"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_renders_the_page_and_fetches_nothing(scheme, width, run):
+    start, executable = browser()
+    said, requested = [], []
+    with start() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable)
+        page = chromium.new_page(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, locale="en"
+        )
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: requested.append(request.url))
+        page.goto((run / "report.html").as_uri())
+        seen = page.evaluate(MEASURE)
+        chromium.close()
+    assert said == [] and requested == [(run / "report.html").as_uri()]
+    assert seen["fits"]
+    assert len(seen["images"]) == 4 and min(seen["images"]) > 0
+    assert len(seen["charts"]) == 6 and min(seen["charts"]) > 100
+    assert min(seen["letters"]) > 9  # pixels: the size of the letters in a chart
+    assert min(contrast(ink, seen["ground"]) for ink in seen["inks"]) >= 4.5
+    is_dark = contrast(seen["ground"], "rgb(0, 0, 0)") < contrast(
+        seen["ground"], "rgb(255,255,255)"
+    )
+    assert is_dark == (scheme == "dark")
