@@ -46,7 +46,7 @@ class Devices:
         """An array that every device holds; None where there is one."""
         return self._mesh and NamedSharding(self._mesh, PartitionSpec())
 
-    def put(self, array: np.ndarray) -> jax.Array:
+    def put(self, array: np.ndarray | np.generic) -> jax.Array:
         """On every device; all processes give the same."""
         if self.replicated is None:
             return jnp.asarray(array)

@@ -278,7 +278,8 @@ class Trainer:
                 bound = measured["neg_elbo"]
             if bound < float(best.bound) or not len(self.data.validation):
                 kept = jax.tree.map(jnp.copy, state.params)
-                best = Best(jnp.int32(stop), jnp.float32(bound), kept)
+                put = self.devices.put
+                best = Best(put(np.int32(stop)), put(np.float32(bound)), kept)
             yield Snapshot(state, totals, best), records
 
     def _check(self, state: TrainState, last: LastUpdate) -> None:
