@@ -47,7 +47,9 @@ def ends_of(processes, timeout=120):
 def assert_close(ours, theirs):
     assert len(ours) == len(theirs) > 0
     for one, other in zip(ours, theirs, strict=True):
-        assert one == pytest.approx(other, rel=1e-6)
+        assert one["split"] == other["split"]
+        numbers = {name: value for name, value in other.items() if name != "split"}
+        assert {name: one[name] for name in numbers} == pytest.approx(numbers, rel=1e-6)
 
 
 SMALL_MESHES = {"model__num_classes": 8, "training__batch_size": 96}
@@ -106,7 +108,7 @@ def test_if_one_process_dies_the_other_ends_with_a_message_and_the_command_resum
     _, _, err = ends_of([processes[1 - victim]])[0]
     assert time.monotonic() - died < 30
     assert processes[1 - victim].returncode not in (0, None)
-    assert "a process of this run has ended" in err
+    assert "another process of this run has ended" in err or "another task died" in err
     ends_of([processes[victim]])
 
     processes = train(run, processes=2, **LONG)

@@ -21,7 +21,7 @@ try:
     from gs_modules.train.config import Config, option_names, print_config
     from gs_modules.train.config_file import ConfigError, load, refusal
     from gs_modules.train.interruption import hearing, stop_now
-    from gs_modules.train.processes import JoiningError, is_first, joined
+    from gs_modules.train.processes import JoiningError, LostProcessError, is_first, joined
     from gs_modules.train.sections import ImpossibleValueError
     from gs_modules.train.spelling import nearest, unknown
     from gs_modules.train.yaml_source import shown
@@ -63,6 +63,9 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     except JoiningError as error:
         print(f"--coordinator-address {options.coordinator_address}: {error}", file=sys.stderr)
         return 2
+    except LostProcessError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _train_alone_or_joined(config: Config, options: argparse.Namespace) -> int:

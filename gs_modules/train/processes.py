@@ -23,6 +23,10 @@ class JoiningError(Exception):
     """The processes of a run did not find each other."""
 
 
+class LostProcessError(Exception):
+    """Another process of the run is gone, and with it a part of every computation."""
+
+
 @contextlib.contextmanager
 def joined(address: str | None, count: int | None, index: int | None) -> Iterator[None]:
     """Within this, the process is one of a run on several hosts.
@@ -36,6 +40,8 @@ def joined(address: str | None, count: int | None, index: int | None) -> Iterato
 
     Raises:
         JoiningError: the others are not there.
+        LostProcessError: one of them is no longer. JAX itself ends a process, with a message of
+            its own, that learns so while it computes nothing.
     """
     if address is None:
         yield
@@ -50,7 +56,13 @@ def joined(address: str | None, count: int | None, index: int | None) -> Iterato
         )
     except (RuntimeError, ValueError) as error:
         raise JoiningError(f"{error}".partition("\n")[0]) from error
-    yield
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise LostProcessError(
+            "another process of this run has ended; the same command on every host continues from "
+            "the last checkpoint"
+        ) from error
     # Not after an exception, which the others may not have: they learn of it by the silence.
     jax.distributed.shutdown()
 
