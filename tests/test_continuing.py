@@ -178,7 +178,7 @@ def test_parameters_that_are_not_finite_are_never_saved_either():
     def forward(params, x, key, step):
         pixel_logits, latent = trainer.model.forward(params, x, key, step)
         # sqrt has an infinite derivative at 0.
-        return pixel_logits + jnp.where(step == 19, jnp.sqrt(pixel_logits * 0), 0), latent
+        return pixel_logits + jnp.sqrt(jnp.where(step == 19, pixel_logits * 0, 1)), latent
 
     broken = with_forward(trainer, forward)
     with pytest.raises(NonFiniteLossError, match="the parameters became not finite at step 20, "):
