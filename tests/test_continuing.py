@@ -12,8 +12,9 @@ from runs import FRAMEWORKS, build_trainer, flags, records_of, without_speed
 from gs_modules import ESTIMATORS
 from gs_modules.train import cli, models
 from gs_modules.train.checkpoint import Checkpoints
-from gs_modules.train.loop import NonFiniteLossError, Trainer
+from gs_modules.train.loop import Trainer
 from gs_modules.train.run_directory import parameters_sha256
+from gs_modules.train.state import NonFiniteLossError
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 

@@ -92,19 +92,6 @@ def test_a_run_leaves_metrics_summary_and_pictures(framework, empty_config, tmp_
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_stopped_run_continues_bitwise(framework):
-    trainer = build_trainer(framework=framework)
-    unbroken = list(trainer.run(trainer.init()))
-    again = build_trainer(framework=framework)
-    first, _ = next(again.run(again.init()))
-    restored = jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)), first)
-    continued = list(again.run(restored))
-    assert parameters_sha256(continued[-1][0]) == parameters_sha256(unbroken[-1][0])
-    for (_, ours), (_, theirs) in zip(continued, unbroken[1:], strict=True):
-        assert without_speed(ours) == without_speed(theirs)
-
-
 @pytest.fixture(scope="module")
 def unbroken_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("unbroken") / "run"
@@ -260,11 +247,12 @@ def test_a_run_compiles_its_step_once(framework, compilations):
 
     model = models.Model(**{**vars(trainer.model), "forward": forward})
     counted = Trainer(trainer.config, trainer.data, model)
-    steps = counted.run(counted.init())
-    temperatures = [next(steps)[1][0]["temperature"] for _ in range(2)]
-    assert compilations() > 0
-    temperatures += [records[0]["temperature"] for _, records in steps]
-    assert len(traced) == 1 and compilations() == 0
+    temperatures = []
+    for _, records in counted.run(counted.init()):
+        if records:
+            assert (compilations() > 0) == (len(temperatures) < 2)
+            temperatures.append(records[0]["temperature"])
+    assert len(traced) == 1
     assert len(temperatures) == 6 and len(set(temperatures)) > 2
 
 
@@ -286,9 +274,11 @@ def test_an_evaluation_that_is_never_due_costs_no_memory():
         build_trainer(**never),
         build_trainer(training__evaluate_every=50, training__checkpoint_every=50),
     ]
-    (ours,), (theirs,) = (list(trainer.run(trainer.init())) for trainer in runs)
-    assert parameters_sha256(ours[0]) == parameters_sha256(theirs[0])
-    assert without_speed(ours[1]) == without_speed(theirs[1])
+    ends = []
+    for trainer in runs:
+        *_, (snapshot, records) = trainer.run(trainer.init())
+        ends.append((parameters_sha256(snapshot), without_speed(records)))
+    assert ends[0] == ends[1] and ends[0][1]
 
 
 def dense_layers(framework, params):
@@ -431,7 +421,7 @@ def test_a_wrong_command_line_is_one_line_and_writes_nothing(
     [
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("comapre", "unknown command 'comapre'; did you mean 'compare'?"),
-        ("zzz", "unknown command 'zzz'; there are train, compare"),
+        ("zzz", "unknown command 'zzz'; there are train, evaluate, compare"),
     ],
 )
 def test_a_misspelt_command_is_answered_with_the_nearest_one(word, answer, capsys):
@@ -709,7 +699,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused_before_training(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{run / folder}: not a folder; ")
     assert "--run-dir" in line and "--restart" in line
-    assert {path.name for path in run.iterdir()} == {"config.yaml", folder}
+    assert {path.name for path in run.iterdir()} == {".lock", "config.yaml", folder}
 
 
 def test_print_config_is_yaml_with_temperatures_and_stops(empty_config, tmp_path, capsys):

@@ -1,49 +1,39 @@
-"""The command ``gs-modules``: arguments in, exit code out.
-
-Exit codes: 0 done, 1 files cannot be written, 2 wrong config or command line, 3 data, 4 non-finite
-loss, 130 and 143 stopped by Ctrl-C and SIGTERM after saving.
-"""
+"""The command ``gs-modules``: arguments in, exit code out."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from gs_modules import ESTIMATORS
 
 try:
-    from gs_modules.train.config import Config, option_names, print_config
-    from gs_modules.train.config_file import ConfigError, load, refusal
+    from gs_modules.train.arguments import Overrides, parse
+    from gs_modules.train.config import print_config
+    from gs_modules.train.config_file import load, refusal
+    from gs_modules.train.failure import CommandError
     from gs_modules.train.interruption import hearing, stop_now
-    from gs_modules.train.processes import JoiningError, LostProcessError, is_first, joined
     from gs_modules.train.sections import ImpossibleValueError
-    from gs_modules.train.spelling import nearest, unknown
-    from gs_modules.train.yaml_source import shown
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
 
 
 @hearing(stop_now)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
-    options, overrides = _parse(arguments)
+    """Runs one command and returns its exit code, as ``CommandError`` lists them."""
+    options, overrides = parse(arguments)
     try:
         if options.print_config:
             print(print_config(load(options.config, overrides, check_root=False)), end="")
-            code = 0
         else:
-            code = _COMMANDS[options.command](options, overrides)
+            _COMMANDS[options.command](options, overrides)
         sys.stdout.flush()  # nobody does it later: the process ends by `os._exit`
-        return code
-    except ConfigError as error:
+        return 0
+    except CommandError as error:
         print(error, file=sys.stderr)
-        return 2
+        return error.exit_code
     except ImpossibleValueError as error:
         print(refusal(options.config, overrides, error.key, error.reason), file=sys.stderr)
         return 2
@@ -52,311 +42,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-Overrides = Sequence[tuple[str, str]]
+# What the commands import takes seconds: a wrong config is refused before.
 
 
-def _train(options: argparse.Namespace, overrides: Overrides) -> int:
-    joining = (options.coordinator_address, options.num_processes, options.process_id)
-    try:
-        with joined(*joining):  # before anything is computed
-            return _train_alone_or_joined(load(options.config, overrides), options)
-    except JoiningError as error:
-        print(f"--coordinator-address {options.coordinator_address}: {error}", file=sys.stderr)
-        return 2
-    except LostProcessError as error:
-        print(error, file=sys.stderr)
-        return 1
+def _train(options: argparse.Namespace, overrides: Overrides) -> None:
+    from gs_modules.train.processes import is_first, joined
 
+    with joined(options.coordinator_address, options.num_processes, options.process_id):
+        config = load(options.config, overrides)
 
-def _train_alone_or_joined(config: Config, options: argparse.Namespace) -> int:
-    # These take seconds to import: a wrong config is refused before.
-    from rich.console import Console
+        from rich.console import Console
 
-    from gs_modules.train.image_files import DataError
-    from gs_modules.train.loop import NonFiniteLossError
-    from gs_modules.train.run_directory import RunDirectory
-    from gs_modules.train.training import StoppedError, train
+        from gs_modules.train.run_directory import RunDirectory
+        from gs_modules.train.training import train
 
-    directory = RunDirectory(options.run_dir or Path("runs") / options.config.stem)
-    try:
+        directory = RunDirectory(options.run_dir or _default_folder(options))
         train(config, directory, Console(quiet=not is_first()), restart=options.restart)
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 3
-    except NonFiniteLossError as error:
-        print(error, file=sys.stderr)
-        return 4
-    except StoppedError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
-def _compare(options: argparse.Namespace, overrides: Overrides) -> int:
+def _evaluate(options: argparse.Namespace, overrides: Overrides) -> None:
     config = load(options.config, overrides)
-    from rich.console import Console
 
-    from gs_modules.train.comparing import Choices, compare_estimators
-    from gs_modules.train.image_files import DataError
-    from gs_modules.train.run_directory import RunDirectory
-
-    directory = RunDirectory(options.run_dir or Path("runs") / options.config.stem)
-    beside = Path(os.path.abspath(directory.path))  # "." has no name
-    output = options.output or beside.with_name(f"{beside.name}-compare")
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Choices)}
-    try:
-        compare_estimators(config, Choices(**given), directory, output, Console())
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 3
-    return 0
-
-
-def _evaluate(options: argparse.Namespace, overrides: Overrides) -> int:
-    config = load(options.config, overrides)
     from rich.console import Console
 
     from gs_modules.train.evaluating import evaluate_run
-    from gs_modules.train.image_files import DataError
     from gs_modules.train.run_directory import RunDirectory
 
     directory = RunDirectory(options.config.parent)
-    try:
-        evaluate_run(config, directory, options.split, options.samples, Console())
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 3
-    return 0
+    evaluate_run(config, directory, options.split, options.samples, Console())
+
+
+def _compare(options: argparse.Namespace, overrides: Overrides) -> None:
+    config = load(options.config, overrides)
+
+    from rich.console import Console
+
+    from gs_modules.train.comparing import Choices, compare_estimators
+    from gs_modules.train.run_directory import RunDirectory
+
+    directory = RunDirectory(options.run_dir or _default_folder(options))
+    beside = Path(os.path.abspath(directory.path))  # "." has no name
+    output = options.output or beside.with_name(f"{beside.name}-compare")
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Choices)}
+    compare_estimators(config, Choices(**given), directory, output, Console())
 
 
 _COMMANDS = {"train": _train, "evaluate": _evaluate, "compare": _compare}
 
 
-def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-    parser = argparse.ArgumentParser(prog="gs-modules", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = _add_command(
-        commands,
-        "train",
-        "train the categorical VAE that a config describes, or continue",
-        "Train the categorical VAE that CONFIG describes, or continue its run.",
-    )
-    train.add_argument(
-        "--restart", action="store_true", help="begin anew; an old run is kept aside"
-    )
-    _add_processes(train)
-    _add_evaluate(commands)
-    compare = _add_command(
-        commands,
-        "compare",
-        "compare gradient estimators on the problem of a config",
-        "Compare the bias, the variance and the time of gradient estimators, by the encoder's "
-        "logits, on the problem that CONFIG describes: with the parameters of its run, or else "
-        "the initial ones.",
-    )
-    compare.add_argument(
-        "--output",
-        type=_folder,
-        metavar="DIR",
-        help="folder of compare.png and compare.json (default: the run's, with -compare added)",
-    )
-    compare.add_argument(
-        "--estimators",
-        type=_names,
-        metavar="NAMES",
-        default=tuple(ESTIMATORS),
-        help="separated by commas (default: all)",
-    )
-    compare.add_argument(
-        "--temperatures",
-        type=_temperatures,
-        metavar="NUMBERS",
-        default=(0.1, 0.25, 0.5, 1.0, 1.5, 2.0),
-        help="separated by commas (default: 0.1,0.25,0.5,1,1.5,2)",
-    )
-    for name, default, description in (
-        ("images", 16, "training images, which are the problem"),
-        ("samples", 2048, "gradients for each estimator and temperature"),
-        ("truth-samples", 65_536, "for the true gradient, where outcomes cannot be enumerated"),
-    ):
-        compare.add_argument(
-            f"--{name}",
-            type=_count,
-            metavar="INTEGER",
-            default=default,
-            help=f"{description} (default: {default})",
-        )
-    words = _joined(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-") and words[0] not in commands.choices:
-        parser.error(unknown("command", words[0], commands.choices))
-    parsed, rest = parser.parse_known_args(words)
-    options = vars(parsed)
-    command = commands.choices[parsed.command]
-    overrides = [(name, options.pop(name)) for name in option_names() if name in options]
-    # Flags that no key has go to the config too, which refuses them with the nearest name.
-    misspelt = [word.removeprefix("--") for word in rest if word.startswith("--")]
-    sections = {name.partition(".")[0] for name in option_names() if "." in name}
-    for name in sections.intersection(word.partition("=")[0] for word in misspelt):
-        command.error(f"--{name} is a section; write --{name}.KEY, see --help")
-    own = [name.replace("_", "-") for name in options.keys() - {"command", "config"}]
-    keys = own if parsed.command == "evaluate" else [*option_names(), *own]
-    for name in (word.partition("=")[0] for word in misspelt):
-        if (meant := nearest(name, keys)) in own:
-            command.error(f"unknown flag --{name}; did you mean --{meant}?")
-        if keys is own:
-            command.error(f"unknown flag --{name}: evaluate takes the config that the run has")
-    if rest and not misspelt:
-        command.error(f"unexpected argument: {rest[0]}")
-    overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]
-    return argparse.Namespace(**options), overrides
-
-
-def _add_processes(train: argparse.ArgumentParser) -> None:
-    several = train.add_argument_group(
-        "several hosts", "the same command on each, with a run folder that all of them see"
-    )
-    several.add_argument(
-        "--coordinator-address",
-        metavar="HOST:PORT",
-        help="of the first process, or 'auto': all three from the scheduler's environment",
-    )
-    several.add_argument(
-        "--num-processes", type=_count, metavar="INTEGER", help="how many processes there are"
-    )
-    several.add_argument(
-        "--process-id", type=_index, metavar="INTEGER", help="which of them this is, from 0"
-    )
-
-
-def _joined(words: Sequence[str]) -> list[str]:
-    """`--key -1e-3` as `--key=-1e-3`: argparse takes -0.001 alone for a number."""
-    joined: list[str] = []
-    for word in words:
-        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and re.match(r"-[.0-9]", word):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
-def _add_command(
-    commands: Any, name: str, summary: str, description: str
-) -> argparse.ArgumentParser:
-    """A command that takes a config, its keys as flags, and the folder of a run."""
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        usage=f"gs-modules {name} CONFIG [--FLAG VALUE ...]",  # all flags would fill the screen
-        allow_abbrev=False,
-    )
-    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, see configs/")
-    command.add_argument(
-        "--run-dir",
-        type=_folder,
-        metavar="DIR",
-        help="folder of the run (default: runs/NAME of CONFIG)",
-    )
-    command.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
-    keys = command.add_argument_group("keys of the config")
-    for key, (kind, default, text) in option_names().items():
-        keys.add_argument(
-            f"--{key}",
-            dest=key,
-            default=argparse.SUPPRESS,
-            metavar=kind,
-            help=f"{text} (default: {_written(default)})".replace("%", "%%"),
-        )
-    return command
-
-
-def _add_evaluate(commands: Any) -> None:
-    """The one command that takes a run, whose config is as it is."""
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure how likely the images are under a run's model",
-        description="Evaluate the parameters that RUN keeps, or those of its newest checkpoint: "
-        "the negative ELBO, the importance-weighted bound, the use of the codes, and pictures.",
-        allow_abbrev=False,
-    )
-    evaluate.add_argument(
-        "config", type=_run_config, metavar="RUN", help="a folder that gs-modules train wrote"
-    )
-    evaluate.add_argument(
-        "--samples",
-        type=_count,
-        metavar="INTEGER",
-        default=1000,
-        help="posterior samples for each image (default: 1000)",
-    )
-    evaluate.add_argument(
-        "--split",
-        choices=("train", "validation", "test"),
-        default="test",
-        help="whose images (default: test)",
-    )
-    evaluate.add_argument(
-        "--data.root",
-        dest="data.root",
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="folder with the files of the data set (default: that of the run)",
-    )
-    evaluate.add_argument(
-        "--print-config", action="store_true", help="print the run's config and stop"
-    )
-
-
-def _run_config(text: str) -> Path:
-    config = _folder(text) / "config.yaml"
-    if not config.is_file():
-        raise argparse.ArgumentTypeError(
-            f"expected the folder of a run, which holds a config.yaml; got {text!r}"
-        )
-    return config
-
-
-def _written(default: Any) -> str:
-    """A default as it is written in a flag."""
-    return default if isinstance(default, str) else shown(default)
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
-    return Path(os.path.expanduser(text))  # shells leave it to us in --run-dir=~/runs
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if wrong := [name for name in names if name not in ESTIMATORS]:
-        raise argparse.ArgumentTypeError(
-            f"expected some of {','.join(ESTIMATORS)}; got {wrong[0]!r}"
-        )
-    return names
-
-
-def _temperatures(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(dict.fromkeys(map(float, text.split(","))))
-    except ValueError:
-        values = (0.0,)
-    if not all(0 < value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(
-            f"expected positive numbers separated by commas, such as 0.5,1; got {text!r}"
-        )
-    return values
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"expected an integer from 0, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
+def _default_folder(options: argparse.Namespace) -> Path:
+    return Path("runs") / options.config.stem

@@ -10,13 +10,16 @@ from pydantic import ValidationError
 
 from gs_modules.train.config import CHOICES, SECTIONS, Config, option_names
 from gs_modules.train.data import files_of, folder_of
+from gs_modules.train.failure import CommandError
 from gs_modules.train.sections import Data, mentioned
 from gs_modules.train.spelling import nearest, unknown
 from gs_modules.train.yaml_source import Path, Source, YamlError, shown
 
 
-class ConfigError(Exception):
+class ConfigError(CommandError):
     """A config that cannot be used; `lines` holds one line for each thing that is wrong."""
+
+    exit_code = 2
 
     def __init__(self, lines: Iterable[str]):
         self.lines = list(lines)

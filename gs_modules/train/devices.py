@@ -51,7 +51,9 @@ class Devices:
         if self.replicated is None:
             return jnp.asarray(array)
         # Not device_put, which asks all processes whether their arrays are equal.
-        return jax.make_array_from_callback(array.shape, self.replicated, lambda i: array[i])
+        return jax.make_array_from_callback(
+            array.shape, self.replicated, lambda i: np.asarray(array)[i]
+        )
 
     def over_data(self, batch: jax.Array) -> jax.Array:
         """``[B, ...]``, with a part of the examples on each device of the axis ``data``."""

@@ -15,6 +15,8 @@ from typing import IO
 
 import numpy as np
 
+from gs_modules.train.failure import CommandError
+
 SIDE = 28
 _PIXELS = SIDE * SIDE
 _PACKED = _PIXELS // 8
@@ -48,8 +50,10 @@ PUBLISHED = {
 }
 
 
-class DataError(Exception):
-    """A data set that is missing, damaged or not what it is called; for a person to read."""
+class DataError(CommandError):
+    """A data set is missing, damaged or not what it is called."""
+
+    exit_code = 3
 
 
 @contextlib.contextmanager

@@ -28,11 +28,6 @@ from gs_modules.train.models import Model, Params
 from gs_modules.train.processes import agreed
 from gs_modules.train.state import Best, LastUpdate, Snapshot, TrainState
 
-
-class NonFiniteLossError(Exception):
-    """The loss became NaN or infinite."""
-
-
 LONGEST_CHUNK = 1000
 """Steps: what one call of the compiled loop is given the batches of."""
 
@@ -256,7 +251,7 @@ class Trainer:
             state, totals, last = self.compiled_chunk(
                 state, totals, self.images, batches, np.int32(first), np.int32(stop)
             )
-            self._check(state, last)
+            last.check(int(state.step), self.temperature)
             seconds = time.perf_counter() - began
             spent += seconds
             length *= min(2.0, CHUNK_SECONDS / seconds)
@@ -281,18 +276,6 @@ class Trainer:
                 put = self.devices.put
                 best = Best(put(np.int32(stop)), put(np.float32(bound)), kept)
             yield Snapshot(state, totals, best), records
-
-    def _check(self, state: TrainState, last: LastUpdate) -> None:
-        if math.isfinite(last.loss) and last.is_finite:
-            return
-        step = int(state.step)
-        what = "parameters" if math.isfinite(last.loss) else "loss"
-        value = "not finite" if what == "parameters" else f"{float(last.loss)}"
-        temperature = float(self.temperature(step - 1))
-        raise NonFiniteLossError(
-            f"the {what} became {value} at step {step}, at temperature {temperature:.6g} and with "
-            f"a gradient of norm {float(last.gradient_norm):.6g}"
-        )
 
     def test(self, best: Best) -> dict[str, Any]:
         """The record of the test images, at the parameters to keep."""

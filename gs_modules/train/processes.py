@@ -13,17 +13,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gs_modules.train.failure import CommandError
+
 HEARTBEAT_SECONDS = 10
 """Without a sign of life for so long, a process is taken for dead and all others end."""
 
 JOINING_SECONDS = 120
 
 
-class JoiningError(Exception):
+class JoiningError(CommandError):
     """The processes of a run did not find each other."""
 
+    exit_code = 2
 
-class LostProcessError(Exception):
+
+class LostProcessError(CommandError):
     """Another process of the run is gone, and with it a part of every computation."""
 
 
@@ -55,7 +59,8 @@ def joined(address: str | None, count: int | None, index: int | None) -> Iterato
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise JoiningError(f"{error}".partition("\n")[0]) from error
+        reason = f"{error}".partition("\n")[0]
+        raise JoiningError(f"--coordinator-address {address}: {reason}") from error
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from gs_modules.train.bound import Totals
+from gs_modules.train.failure import CommandError
 from gs_modules.train.models import Params
 
 
@@ -59,6 +62,12 @@ class Snapshot:
     best: Best
 
 
+class NonFiniteLossError(CommandError):
+    """The loss became NaN or infinite."""
+
+    exit_code = 4
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LastUpdate:
@@ -73,3 +82,19 @@ class LastUpdate:
     loss: jax.Array
     gradient_norm: jax.Array
     is_finite: jax.Array
+
+    def check(self, step: int, temperature: Callable[[int], jax.Array]) -> None:
+        """Refuses what is not finite.
+
+        Args:
+            step: of the optimizer, after the update.
+            temperature: the schedule.
+        """
+        loss = float(self.loss)
+        if math.isfinite(loss) and self.is_finite:
+            return
+        what = "parameters became not finite" if math.isfinite(loss) else f"loss became {loss}"
+        raise NonFiniteLossError(
+            f"the {what} at step {step}, at temperature {float(temperature(step - 1)):.6g} and "
+            f"with a gradient of norm {float(self.gradient_norm):.6g}"
+        )
