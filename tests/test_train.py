@@ -201,7 +201,7 @@ def test_the_process_ends_with_the_command_whatever_threads_are_left(empty_confi
 def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
     run = tmp_path / "run"
     command = long_command(run)
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
     command[2] = limit + command[2]
     command += ["--model.hidden", "[512]", "--training.checkpoint_every", "20"]
     # What JAX keeps of compilations would not fit either.

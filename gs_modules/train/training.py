@@ -98,8 +98,8 @@ def _train(
             say(console, f"continuing from step {step}")
         began = time.perf_counter()
         trainer.compile()
-        if is_first():  # compiles what the page shows, not amid the steps
-            take(trainer, jax.device_get(snapshot.best.params))
+        if is_first():  # a page from the beginning, and what it needs is not compiled amid steps
+            write_report(directory, trainer, jax.device_get(snapshot.best))
         say(console, f"compiled the training step in {time.perf_counter() - began:.1f} s")
         with (
             _progress(console) as progress,
