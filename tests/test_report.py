@@ -1,4 +1,4 @@
-"""The page of a run: what is on it, and what a real browser makes of it."""
+"""The pages of a run and of a study: what is on them, and what a real browser makes of it."""
 
 import base64
 import io
@@ -14,11 +14,13 @@ import pytest
 
 from gs_modules.train import cli, data, models
 from gs_modules.train.chart import MOST_POINTS, Line, line_chart
+from gs_modules.train.config import to_yaml
 from gs_modules.train.config_file import load
 from gs_modules.train.loop import Trainer
 from gs_modules.train.page import document, section, table, text
 from gs_modules.train.pictures import Pictures, pairs, take, wall
 from gs_modules.train.report import run_page
+from gs_modules.train.study_report import study_page
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
@@ -112,7 +114,7 @@ def test_a_page_escapes_what_it_is_given():
             [
                 section(hostile, text(hostile), note=hostile),
                 table([hostile], [[hostile, hostile]]),
-                line_chart(hostile, [Line(hostile, number, [(0, 1.0)]) for number in (0, 1)]),
+                line_chart(hostile, [Line(hostile * n, n, [(0, 1.0)]) for n in (1, 2)]),
             ],
         )
     )
@@ -247,6 +249,62 @@ def test_a_wall_puts_images_in_their_places():
     assert np.isnan(joined[2]).all() and np.isnan(joined[:, [2, 5]]).all()
 
 
+STUDY = {
+    "study": "a <study>",
+    "trials": [
+        {
+            "number": number,
+            "state": "pruned" if bound is None else "complete",
+            "reason": "at step 10" if bound is None else None,
+            "bound": bound,
+            "step": None if bound is None else 30,
+            "seconds": 90.0,
+            "params": {"temperature.end": end},
+            "bounds": {"10": 30.0 - number, "30": bound or 25.0},
+        }
+        for number, (bound, end) in enumerate([(22.5, 0.2), (None, 0.3), (21.25, 0.4), (23.0, 0.5)])
+    ],
+    "importance": {"temperature.end": 0.75, "optimizer.learning_rate": 0.25},
+}
+
+
+def configs_of(study):
+    """Of the complete trials, the best first."""
+    complete = [trial for trial in study["trials"] if trial["bound"]]
+    return {
+        trial["number"]: load(None, [(key, str(value)) for key, value in trial["params"].items()])
+        for trial in sorted(complete, key=lambda trial: trial["bound"])
+    }
+
+
+def test_the_page_of_a_study_shows_what_was_best_and_what_was_tried():
+    configs = configs_of(STUDY)
+    content = study_page(STUDY, configs, "study:\n  trials: 4\n")
+    page = Page(content)
+    assert page.texts["h1"] == ["a <study>"]
+    assert page.texts["dd"] == ["21.250", "2", "4", "3", "6"]  # minutes: four times 90 s
+    assert page.texts["pre"] == [to_yaml(configs[2]), "study:\n  trials: 4\n"]
+    assert page.texts["summary"] == ["all 4 trials"]
+    rows = [text for text in page.texts["th"] if text.isdecimal()]
+    assert rows == ["2", "0", "3", "0", "1", "2", "3"]  # the best, then all
+    assert "pruned: at step 10" in page.texts["td"]
+    assert {"75%", "25%"} <= {*page.texts["td"]}
+    best_so_far = [
+        float(value) for value in re.findall(r"best so far, trial \d: ([\d.]+)", content)
+    ]
+    assert best_so_far == [22.5, 21.25, 21.25]
+    lasts = [chart["aria-label"].partition("last: ")[2] for chart in page.attributes("svg")]
+    assert lasts[1] == "trial 3 23, trial 0 22.5, trial 2, the best 21.25"
+    # exp(-1.8), at step 9000, is below where each is held.
+    assert lasts[2] == "trial 3 0.5, trial 0 0.2, trial 2, the best 0.4"
+
+
+def test_the_page_of_a_study_without_a_complete_trial_says_so():
+    page = Page(study_page({"study": "s", "trials": [], "importance": {}}, {}, "study: {}\n"))
+    assert "Study of 0 trials: none yet." in page.texts["p"]
+    assert "Best config" not in page.texts["h2"]
+
+
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
     names = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
@@ -281,10 +339,20 @@ MEASURE = """() => ({
 })"""
 
 
+@pytest.fixture
+def pages(run, tmp_path):
+    """The addresses of a run's page and a study's, with the pictures and charts on them."""
+    study = tmp_path / "study.html"
+    study.write_text(study_page(STUDY, configs_of(STUDY), "study:\n  trials: 4\n"))
+    return {"run": (run / "report.html", 4, 6), "study": (study, 0, 3)}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_renders_the_page_and_fetches_nothing(scheme, width, run):
+@pytest.mark.parametrize("name", ["run", "study"])
+def test_a_browser_renders_the_page_and_fetches_nothing(name, scheme, width, pages):
     start, executable = browser()
+    file, images, charts = pages[name]
     said, requested = [], []
     with start() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable)
@@ -294,13 +362,13 @@ def test_a_browser_renders_the_page_and_fetches_nothing(scheme, width, run):
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: requested.append(request.url))
-        page.goto((run / "report.html").as_uri())
+        page.goto(file.as_uri())
         seen = page.evaluate(MEASURE)
         chromium.close()
-    assert said == [] and requested == [(run / "report.html").as_uri()]
+    assert said == [] and requested == [file.as_uri()]
     assert seen["fits"]
-    assert len(seen["images"]) == 4 and min(seen["images"]) > 0
-    assert len(seen["charts"]) == 6 and min(seen["charts"]) > 100
+    assert len(seen["images"]) == images and all(seen["images"])
+    assert len(seen["charts"]) == charts and min(seen["charts"]) > 100
     assert min(seen["letters"]) > 9  # pixels: the size of the letters in a chart
     assert min(contrast(ink, seen["ground"]) for ink in seen["inks"]) >= 4.5
     is_dark = contrast(seen["ground"], "rgb(0, 0, 0)") < contrast(

@@ -24,14 +24,19 @@ class Line:
     """One line of a chart.
 
     Attributes:
-        name: in the legend.
-        colour: number of its colour on the page, 0 to 3: one name, one colour in all charts.
+        name: in the legend, once for all lines of this name.
+        colour: number of its colour on the page, 0 to 3, or 4 for the background: one name, one
+            colour in all charts.
         points: (x, y) in the order of x; a single one is drawn as a mark.
+        joined: whether a line joins the points, or each is a mark.
+        detail: of this line among those of its name, for who points at it.
     """
 
     name: str
     colour: int
     points: Sequence[tuple[float, float]]
+    joined: bool = True
+    detail: str = ""
 
 
 def line_chart(
@@ -63,7 +68,7 @@ def line_chart(
         across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
         return LEFT + x / last_x * across, TOP + (high - y) / (high - low) * down
 
-    lasts = ", ".join(f"{line.name} {line.points[-1][1]:.4g}" for line in drawn)
+    lasts = ", ".join(f"{line.detail or line.name} {line.points[-1][1]:.4g}" for line in drawn)
     said = escape(f"{title} over {x_name}s; last: {lasts}")
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">']
     for value in levels:
@@ -81,12 +86,14 @@ def line_chart(
     for line in drawn:
         places = [place(x, y) for x, y in line.points]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<path class="line c{line.colour}" d="M{path}"/>')
-        alone = " alone" if len(places) == 1 else ""
+        if line.joined:
+            parts.append(f'<path class="line c{line.colour}" d="M{path}"/>')
+        alone = "" if line.joined and len(places) > 1 else " alone"
+        who = escape(line.detail or line.name)
         for (x, y), point in zip(places, line.points, strict=True):
             parts.append(
-                f'<circle class="point{alone} c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
-                f"<title>{escape(line.name)}, {escape(x_name)} {point[0]:,.10g}: {point[1]:.6g}"
+                f'<circle class="point{alone} c{line.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
+                f"<title>{who}, {escape(x_name)} {point[0]:,.10g}: {point[1]:.6g}"
                 "</title></circle>"
             )
     caption = f"<figcaption>{escape(title)}{_legend(drawn)}</figcaption>"
@@ -94,9 +101,10 @@ def line_chart(
 
 
 def _legend(lines: Sequence[Line]) -> str:
-    if len(lines) < 2:
+    colours = {line.name: line.colour for line in lines}
+    if len(colours) < 2:
         return ""
-    keys = (f'<li class="c{line.colour}">{escape(line.name)}</li>' for line in lines)
+    keys = (f'<li class="c{colour}">{escape(name)}</li>' for name, colour in colours.items())
     return f'<ul class="legend">{"".join(keys)}</ul>'
 
 

@@ -73,6 +73,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def bars(shares: Mapping[str, float]) -> str:
+    """Shares of 1 by name, each as a number and a bar."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{share:.0%}</td>'
+        f'<td><span class="bar" style="width: {share:.1%}"></span></td></tr>'
+        for name, share in shares.items()
+    )
+    return f'<div class="scroll bars"><table><tbody>{rows}</tbody></table></div>'
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that is shown when asked for."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
 def text(content: str) -> str:
     """Text as it is, line by line."""
     return f"<pre>{escape(content)}</pre>"
