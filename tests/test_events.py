@@ -68,18 +68,24 @@ def test_a_disk_that_fills_up_is_named(tmp_path):
     assert refused.value.filename == str(tmp_path)
 
 
-@pytest.mark.parametrize("framework", ["nnx", "haiku"])
-def test_a_run_writes_its_metrics_as_events(framework, tmp_path):
+def test_a_run_shows_its_metrics_also_after_it_was_killed(tmp_path, capsys):
     config = tmp_path / "small.yaml"
     config.write_text(
         "model: {hidden: [16], num_latents: 3, num_classes: 4}\n"
         "training: {steps: 30, batch_size: 100, evaluate_every: 10, checkpoint_every: 10}\n"
     )
     run = tmp_path / "run"
-    assert cli.main(["train", str(config), "--run-dir", str(run), "--framework", framework]) == 0
-    written = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    for split in ("train", "validation", "test"):
-        shown = scalars(run / "events" / split)
-        for name in written[0].keys() - {"step", "split"}:
-            expected = [(r["step"], pytest.approx(r[name])) for r in written if r["split"] == split]
-            assert shown[name] == expected
+    for said in ("compiled", "continuing from step 20"):
+        assert cli.main(["train", str(config), "--run-dir", str(run)]) == 0
+        assert said in capsys.readouterr().out
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        written = [json.loads(line) for line in lines]
+        for split in ("train", "validation", "test"):
+            of_split = [record for record in written if record["split"] == split]
+            shown = scalars(run / "events" / split)
+            assert shown.keys() == of_split[0].keys() - {"step", "split"}
+            for name, points in shown.items():
+                assert points == [(r["step"], pytest.approx(r[name])) for r in of_split]
+        # As if it had been killed after its last step was measured, and before it was saved.
+        (run / "summary.json").unlink()
+        shutil.rmtree(run / "checkpoints" / "30")
