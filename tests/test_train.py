@@ -686,7 +686,7 @@ def test_a_last_line_that_was_cut_is_forgotten(unfinished_run, tmp_path):
     assert without_speed(records_of(run)) == without_speed(records_of(whole))
 
 
-@pytest.mark.parametrize("folder", ["checkpoints", "figures"])
+@pytest.mark.parametrize("folder", ["checkpoints", "figures", "events"])
 def test_a_file_in_the_place_of_a_folder_is_refused_before_training(
     folder, empty_config, tmp_path, capsys
 ):

@@ -130,7 +130,7 @@ class RunDirectory:
             raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
 
     def _check_is_of(self, config: Config) -> None:
-        for folder in (self.checkpoints, self.figures):
+        for folder in (self.checkpoints, self.figures, self.events):
             if os.path.lexists(folder) and not folder.is_dir():
                 raise ConfigError(
                     [
