@@ -116,12 +116,12 @@ class RunDirectory:
             yield
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
-        try:
-            with refusing(f"--run-dir: {self.path} cannot be written"):
+        with refusing(f"--run-dir: {self.path} cannot be written"):
+            try:  # within: a Timeout is an OSError
                 stack.enter_context(FileLock(self.path / _LOCK, timeout=0))
-        except Timeout:
-            reason = "another process trains here; wait for it, or write --run-dir with another"
-            raise ConfigError([f"{self.path}: {reason} folder"]) from None
+            except Timeout:
+                reason = "another process trains here; wait for it, or write --run-dir with another"
+                raise ConfigError([f"{self.path}: {reason} folder"]) from None
 
     def _check_is_run(self) -> None:
         # A process may have been killed before it wrote the config.
