@@ -77,13 +77,15 @@ def option_names() -> dict[str, Option]:
     options = {}
     for name, info in Config.model_fields.items():
         if name not in SECTIONS:
-            options[name] = Option(_words(info.annotation), info.default, info.description or "")
+            options[name] = Option(
+                type_in_words(info.annotation), info.default, info.description or ""
+            )
         models = SECTIONS.get(name, {})
         for key, field in [item for m in models.values() for item in m.model_fields.items()]:
             kinds = [kind for kind, model in models.items() if key in model.model_fields]
             of_kinds = f" ({', '.join(kinds)})" if len(kinds) < len(models) else ""
             options[f"{name}.{key}"] = Option(
-                " | ".join(kinds) if key == "kind" else _words(field.annotation),
+                " | ".join(kinds) if key == "kind" else type_in_words(field.annotation),
                 getattr(info.default, key, field.default),
                 f"{field.description}{of_kinds}",
             )
@@ -130,12 +132,13 @@ _WORDS = {
 }
 
 
-def _words(hint: Any) -> str:
+def type_in_words(hint: Any) -> str:
+    """What a key takes, for a person."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return " | ".join(args)
     if origin is tuple:
-        return f"list of {_words(args[0])}s"
+        return f"list of {type_in_words(args[0])}s"
     if origin is Annotated:
-        return _words(args[0])
-    return " or ".join(map(_words, args)) if args else _WORDS.get(hint, str(hint))
+        return type_in_words(args[0])
+    return " or ".join(map(type_in_words, args)) if args else _WORDS.get(hint, str(hint))

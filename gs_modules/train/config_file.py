@@ -1,6 +1,7 @@
 """A config from a YAML file and flags: frozen pydantic objects, or every error at once."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,11 @@ def load(
     Raises:
         ConfigError: with everything that is wrong, each where it was written.
     """
-    source = _read(path, overrides)
+    return resolve(_read(path, overrides), check_root=check_root)
+
+
+def resolve(source: Source, *, check_root: bool = True) -> Config:
+    """As `load`, from values that were read already."""
     for name in SECTIONS:
         _settle(source, name)
     config = _validate(source)
@@ -68,7 +73,7 @@ def refusal(
 
 def _read(path: str | os.PathLike[str] | None, overrides: Sequence[tuple[str, str]]) -> Source:
     try:
-        source = Source(path)
+        source = Source({}) if path is None else Source.read(path)
     except YamlError as error:
         raise ConfigError([error.reason]) from None
     for name, text in dict(overrides).items():
@@ -128,19 +133,25 @@ _REASONS = {
     "less_than": "must be less than {lt}, got {got}",
     "less_than_equal": "must be at most {le}, got {got}",
     "value_error": "{error}",
+    "missing": "missing",
 }
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """An error of pydantic's as a reason."""
+    if error["type"] == "literal_error":  # the names are in its context alone, quoted
+        names = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return unknown(str(error["loc"][-1]), error["input"], names)
+    return str(_REASONS.get(error["type"], error["msg"])).format(
+        got=shown(error["input"]), **error.get("ctx", {})
+    )
 
 
 def _plain(source: Source, path: Path, error: Mapping[str, Any]) -> tuple[Path, str]:
     """Where to report an error of pydantic's, and in which words."""
     if error["type"] == "extra_forbidden":
         return path, _unknown_key(source, path)
-    if error["type"] == "literal_error":
-        names = option_names()[".".join(map(str, path))].type.split(" | ")
-        return path, unknown(str(path[-1]), error["input"], names)
-    reason = str(_REASONS.get(error["type"], error["msg"])).format(
-        got=shown(error["input"]), **error.get("ctx", {})
-    )
+    reason = in_words(error)
     if len(path) == 1 and isinstance(error["input"], dict):  # of several keys, or none of them
         keys = [(path[0], key) for key in mentioned(reason, error["input"])]
         path = min(keys, key=lambda key: not source.is_flag(key), default=path)

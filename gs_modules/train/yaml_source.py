@@ -5,12 +5,14 @@ as False), the lines of values, an error for a repeated key, and limits. Its par
 Python and slow; the limits keep the worst document below a second.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, NoReturn, Self
 
 import yaml
 
@@ -78,41 +80,72 @@ def shown(value: Any) -> str:
 
 
 class Source:
-    """The values of a YAML file and of flags, where each was written, and what is wrong there.
-
-    Raises `YamlError`, with the place in its reason, where the file is refused as a whole.
-    """
+    """Values and flags on top of them, where each was written, and what is wrong there."""
 
     _FLAG = sys.maxsize  # as a line: flags come after every line of the file
 
-    def __init__(self, file: str | os.PathLike[str] | None):
+    def __init__(
+        self, values: Mapping[str, Any], places: Mapping[Path, tuple[int, str]] | None = None
+    ):
+        self.in_file = dict(values)
+        self.tree = {k: dict(v) if isinstance(v, dict) else v for k, v in values.items()}
+        self._places = dict(places or {})
+        self._over: set[Path] = set()
+        self._faults: list[tuple[int, str]] = []
+
+    @classmethod
+    def read(cls, file: str | os.PathLike[str]) -> Self:
+        """The values of a YAML file.
+
+        Raises:
+            YamlError: with the place in its reason, where the file is refused as a whole.
+        """
         try:
-            parsed = Parsed({}, {}, []) if file is None else parse(_text(file))
+            parsed = parse(_text(file))
             if not isinstance(parsed.value, dict | None):
                 raise YamlError("expected keys and values, such as 'seed: 0'", parsed.lines[()])
         except YamlError as error:
             line = "" if error.line is None else f":{error.line}"
             raise YamlError(f"{file}{line}: {error.reason}") from None
-        self.in_file: dict[str, Any] = parsed.value or {}
-        self.tree = {k: dict(v) if isinstance(v, dict) else v for k, v in self.in_file.items()}
-        self._places = {path: (line, f"{file}:{line}") for path, line in parsed.lines.items()}
-        self._faults: list[tuple[int, str]] = []
+        places = {path: (line, f"{file}:{line}") for path, line in parsed.lines.items()}
+        source = cls(parsed.value or {}, places)
         for path, line in parsed.repeated:
             reason = f"repeated key; line {parsed.lines[path]} has it already"
-            self._faults.append((line, f"{file}:{line}: {_dotted(path)}: {reason}"))
+            source._faults.append((line, f"{file}:{line}: {_dotted(path)}: {reason}"))
+        return source
+
+    def section(self, name: str) -> Self:
+        """The keys of a section as a source of their own."""
+        inner = {path[1:]: at for path, at in self._places.items() if path[:1] == (name,)}
+        return type(self)(self.tree[name], inner)
 
     def override(self, name: str, text: str) -> None:
         """Puts the value of the flag `--name`, given as YAML, in the place of the file's."""
-        section, *keys = path = tuple(name.split(".", 1))
-        flag = (self._FLAG, f"--{name}")
-        self._places = {p: at for p, at in self._places.items() if p[: len(path)] != path}
-        self._places[path] = flag
-        self._places.setdefault((section,), flag)
+        path = tuple(name.split(".", 1))
+        self._claim(path, {path: (self._FLAG, f"--{name}")})
         try:
-            value = parse(text).value
+            self._put(path, parse(text).value)
         except YamlError as error:
             self.refuse(path, error.reason)
-            return
+
+    def lay(self, upper: Source) -> None:
+        """Puts every value of another source in the place of the one here."""
+        for section, value in upper.tree.items():
+            keys = value if isinstance(value, dict) else {}
+            items = [((section, key), item) for key, item in keys.items()]
+            for path, item in items or [((section,), value)]:
+                places = {p: at for p, at in upper._places.items() if p[: len(path)] == path}
+                self._claim(path, places)
+                self._put(path, item)
+
+    def _claim(self, path: tuple[str, ...], places: Mapping[Path, tuple[int, str]]) -> None:
+        self._places = {p: at for p, at in self._places.items() if p[: len(path)] != path}
+        self._places |= places
+        self._places.setdefault(path[:1], places[path])
+        self._over.add(path)
+
+    def _put(self, path: tuple[str, ...], value: Any) -> None:
+        section, *keys = path
         for key in keys:
             if self.tree.get(section) is None:
                 self.tree[section] = {}
@@ -131,8 +164,8 @@ class Source:
         self._faults.append((line, f"{place}{key}: {' '.join(reason.split())}"))
 
     def is_flag(self, path: Path) -> bool:
-        """Whether a flag says this."""
-        return self._places.get(path, (0, ""))[0] == self._FLAG
+        """Whether a flag says this, or what else was put on top."""
+        return path in self._over
 
     def faults(self) -> list[str]:
         """What is wrong, one line each, by the lines of the file and then the flags."""
