@@ -6,13 +6,14 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gs_modules import ESTIMATORS
-from gs_modules.train.config import option_names
+from gs_modules.train.config import Option, option_names
 from gs_modules.train.spelling import nearest, unknown
+from gs_modules.train.tune.config import tune_option_names
 from gs_modules.train.yaml_source import shown
 
 Overrides = list[tuple[str, str]]
@@ -41,6 +42,24 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Override
     )
     _add_processes(train)
     _add_evaluate(commands)
+    tune = _add_command(
+        commands,
+        "tune",
+        "search the keys of a config for the best validation bound, or continue",
+        "Run the study that CONFIG describes, or continue it: trials of the VAE by several "
+        "processes, for the best validation bound. The result is best.yaml in the study's folder. "
+        "Besides the flags below, --search.KEY '[1, 2]' or '{low: 1, high: 2}' searches any key, "
+        "and --search.KEY null does not.",
+        of="study",
+        keys=tune_option_names(),
+    )
+    for key in option_names():
+        tune.add_argument(
+            f"--search.{key}",
+            dest=f"search.{key}",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
     compare = _add_command(
         commands,
         "compare",
@@ -87,18 +106,22 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Override
     parsed, rest = parser.parse_known_args(words)
     options = vars(parsed)
     command = commands.choices[parsed.command]
-    overrides = [(name, options.pop(name)) for name in option_names() if name in options]
+    keys = option_names()
+    if parsed.command == "tune":
+        keys = [*tune_option_names(), *(f"search.{key}" for key in keys)]
+    overrides = [(name, options.pop(name)) for name in keys if name in options]
     # Flags that no key has go to the config too, which refuses them with the nearest name.
     misspelt = [word.removeprefix("--") for word in rest if word.startswith("--")]
-    sections = {name.partition(".")[0] for name in option_names() if "." in name}
+    sections = {name.partition(".")[0] for name in keys if "." in name}
     for name in sections.intersection(word.partition("=")[0] for word in misspelt):
         command.error(f"--{name} is a section; write --{name}.KEY, see --help")
     own = [name.replace("_", "-") for name in options.keys() - {"command", "config"}]
-    keys = own if parsed.command == "evaluate" else [*option_names(), *own]
+    own += [name for name in keys if name.startswith("study.")]
+    known = own if parsed.command == "evaluate" else [*keys, *own]
     for name in (word.partition("=")[0] for word in misspelt):
-        if (meant := nearest(name, keys)) in own:
+        if (meant := nearest(name, known)) in own:
             command.error(f"unknown flag --{name}; did you mean --{meant}?")
-        if keys is own:
+        if known is own:
             command.error(f"unknown flag --{name}: evaluate takes the config that the run has")
     if rest and not misspelt:
         command.error(f"unexpected argument: {rest[0]}")
@@ -135,9 +158,15 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def _add_command(
-    commands: Any, name: str, summary: str, description: str
+    commands: Any,
+    name: str,
+    summary: str,
+    description: str,
+    *,
+    of: str = "run",
+    keys: Mapping[str, Option] | None = None,
 ) -> argparse.ArgumentParser:
-    """A command that takes a config, its keys as flags, and the folder of a run."""
+    """A command that takes a config, its keys as flags, and the folder of a run or a study."""
     command = commands.add_parser(
         name,
         help=summary,
@@ -147,17 +176,17 @@ def _add_command(
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, see configs/")
     command.add_argument(
-        "--run-dir",
+        f"--{of}-dir",
         type=_folder,
         metavar="DIR",
-        help="folder of the run (default: runs/NAME of CONFIG)",
+        help=f"folder of the {of} (default: runs/NAME of CONFIG)",
     )
     command.add_argument(
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
-    keys = command.add_argument_group("keys of the config")
-    for key, (kind, default, text) in option_names().items():
-        keys.add_argument(
+    group = command.add_argument_group("keys of the config")
+    for key, (kind, default, text) in (option_names() if keys is None else keys).items():
+        group.add_argument(
             f"--{key}",
             dest=key,
             default=argparse.SUPPRESS,

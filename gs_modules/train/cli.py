@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 try:
     from gs_modules.train.arguments import Overrides, parse
     from gs_modules.train.config import print_config
@@ -16,6 +18,7 @@ try:
     from gs_modules.train.failure import CommandError
     from gs_modules.train.interruption import hearing, stop_now
     from gs_modules.train.sections import ImpossibleValueError
+    from gs_modules.train.tune.config import load as load_tuning
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error.name} is missing: pip install 'gs-modules[train]'") from None
 
@@ -26,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parse(arguments)
     try:
         if options.print_config:
-            print(print_config(load(options.config, overrides, check_root=False)), end="")
+            print(_printed(options, overrides), end="")
         else:
             _COMMANDS[options.command](options, overrides)
         sys.stdout.flush()  # nobody does it later: the process ends by `os._exit`
@@ -40,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that cannot be written, a full disk
         print(f"{error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def _printed(options: argparse.Namespace, overrides: Overrides) -> str:
+    if options.command == "tune":
+        return load_tuning(options.config, overrides, check_root=False).to_yaml()
+    return print_config(load(options.config, overrides, check_root=False))
 
 
 # What the commands import takes seconds: a wrong config is refused before.
@@ -87,7 +96,20 @@ def _compare(options: argparse.Namespace, overrides: Overrides) -> None:
     compare_estimators(config, Choices(**given), directory, output, Console())
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+def _tune(options: argparse.Namespace, overrides: Overrides) -> None:
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the workers
+    tuning = load_tuning(options.config, overrides)
+
+    from rich.console import Console
+
+    try:
+        from gs_modules.train.tune.tuning import tune
+    except ModuleNotFoundError as error:
+        raise CommandError(f"{error.name} is missing: pip install 'gs-modules[tune]'") from None
+    tune(tuning, options.study_dir or _default_folder(options), Console())
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "compare": _compare, "tune": _tune}
 
 
 def _default_folder(options: argparse.Namespace) -> Path:

@@ -1,0 +1,1 @@
+"""The command `gs-modules tune`: Optuna over the keys of a config, by several processes."""

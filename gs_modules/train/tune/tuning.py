@@ -1,0 +1,237 @@
+"""One study from its folder to its results: workers, their trials, what happens to them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from optuna.trial import Trial
+from rich.console import Console
+
+from gs_modules.train import data
+from gs_modules.train.config import to_yaml
+from gs_modules.train.config_file import ConfigError
+from gs_modules.train.console import say
+from gs_modules.train.failure import CommandError
+from gs_modules.train.interruption import hearing, stop_run
+from gs_modules.train.run_directory import refusing, write_whole
+from gs_modules.train.tune.config import Tuning, differences, flat_of
+from gs_modules.train.tune.space import shown, suggest
+from gs_modules.train.tune.storage import HEARTBEAT
+from gs_modules.train.tune.study import Study, open_study
+from gs_modules.train.tune.workers import Worker, cpus
+from gs_modules.train.yaml_source import YamlError
+
+_LOCK = ".lock"
+
+TRIALS_OF_A_PROCESS = 50
+"""Of the programs that XLA compiles for a trial, some ten megabytes are never given back."""
+
+
+class StoppedError(CommandError):
+    """The study was asked to stop; every finished trial is kept."""
+
+    def __init__(self, signal_number: int, finished: int):
+        super().__init__(f"stopped with {finished} trials finished; the same command continues")
+        self.exit_code = 128 + signal_number
+
+
+class NoWorkerError(CommandError):
+    """Every worker died."""
+
+
+def tune(tuning: Tuning, folder: Path, console: Console) -> None:
+    """Runs the trials that the study still needs, and writes what it found.
+
+    Args:
+        tuning: the study.
+        folder: of the study.
+        console: where people look.
+
+    Raises:
+        ConfigError: the folder or the storage holds another study, or cannot be used.
+        DataError: the images cannot be read.
+        ImpossibleValueError: the validation part asks for more images than there are.
+        StorageError: the storage failed.
+        StoppedError: Ctrl-C or SIGTERM came.
+        NoWorkerError: all workers died.
+    """
+    data.load(tuning.base.data.name, tuning.base.data.root, tuning.base.data.validation)
+    with _folder_of(tuning, folder), open_study(tuning, folder) as study:
+        if study.is_finished and (folder / "best.yaml").exists():
+            say(console, f"finished already: {len(study.finished())} trials; see {folder}")
+            return
+        if before := len(study.finished()):
+            say(console, f"continuing with {before} trials finished")
+        if not study.is_finished:
+            _Supervisor(study, folder, console).run()
+        from gs_modules.train.tune.report import write_results  # matplotlib is slow to import
+
+        write_results(study, folder, console)
+
+
+@contextlib.contextmanager
+def _folder_of(tuning: Tuning, folder: Path) -> Iterator[None]:
+    """The folder of this study and of no other process while this lasts."""
+    with refusing(f"--study-dir: {folder} cannot be made a folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "study.yaml"
+    if not stored.exists() and {path.name for path in folder.iterdir()} - {
+        _LOCK,
+        f"{stored.name}.part",
+    }:
+        raise ConfigError([f"{folder}: not empty and not a study; choose another --study-dir"])
+    with contextlib.ExitStack() as stack:
+        with refusing(f"--study-dir: {folder} cannot be written"):
+            try:
+                stack.enter_context(FileLock(folder / _LOCK, timeout=0))
+            except Timeout:
+                raise ConfigError(
+                    [
+                        f"{folder}: another process tunes here; wait for it, or write --study-dir "
+                        "with another folder (machines that share a study each have their own)"
+                    ]
+                ) from None
+        if not stored.exists() or _checked(stored, tuning) != tuning.to_yaml():
+            write_whole(stored, tuning.to_yaml().encode())
+        yield
+
+
+def _checked(stored: Path, tuning: Tuning) -> str:
+    """What the study that is there was told, if this is not another one."""
+    try:
+        text = stored.read_text()
+        different = differences(flat_of(text), tuning.flat())
+    except (YamlError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise ConfigError([f"{stored}: cannot be read: {error}"]) from None
+    if different:
+        raise ConfigError(
+            [
+                f"{stored.parent}: holds a study of another config; write --study-dir with another "
+                "folder",
+                *(f"{stored}: {difference}" for difference in different),
+            ]
+        )
+    return text
+
+
+class _Supervisor:
+    def __init__(self, study: Study, folder: Path, console: Console):
+        self._study = study
+        self._folder = folder
+        self._console = console
+        self._workers: list[Worker] = []
+        self._signals: list[int] = []
+        wanted = study.tuning.study.workers or min(8, len(cpus()))
+        self._count = min(wanted, study.tuning.study.trials - len(study.finished()))
+
+    def run(self) -> None:
+        """Until the study is finished."""
+        numbers = range(1, self._count + 1)
+        with hearing(self._remember):
+            try:
+                self._workers = [Worker.start(one, self._count, self._folder) for one in numbers]
+                processes = ", ".join(f"{worker.process.pid}" for worker in self._workers)
+                say(self._console, f"{self._count} workers: processes {processes}")
+                self._serve()
+            finally:
+                self._give_up_all()
+
+    def _serve(self) -> None:
+        beat = time.monotonic()
+        while not self._study.is_finished:
+            if self._signals:
+                self._give_up_all()
+                raise StoppedError(self._signals[0], len(self._study.finished()))
+            for worker in self._workers:
+                self._occupy(worker)
+            ready = wait([worker.connection for worker in self._workers], timeout=0.5)
+            for worker in [one for one in self._workers if one.connection in ready]:
+                try:
+                    self._answer(worker, worker.connection.recv())
+                except (EOFError, ConnectionError):
+                    self._bury(worker)
+            if time.monotonic() > beat + HEARTBEAT:
+                self._study.beat([one.trial for one in self._workers if one.trial])
+                beat = time.monotonic()
+            if not self._workers:
+                raise NoWorkerError("no worker is left; the same command continues")
+
+    def _occupy(self, worker: Worker) -> None:
+        """Gives a worker without a trial the next one that is possible."""
+        while worker.trial is None and (trial := self._study.ask()):
+            params = suggest(trial, self._study.tuning.search, self._study.tuning.base)
+            try:
+                config = self._study.tuning.config_of(params)
+            except ConfigError as error:
+                self._study.prune(trial, "; ".join(error.lines))
+                self._say(trial, f"impossible: {'; '.join(error.lines)}")
+                continue
+            worker.trial = trial
+            with contextlib.suppress(ConnectionError):  # its end is noticed where it is awaited
+                worker.connection.send(to_yaml(config))
+
+    def _answer(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        trial = worker.trial
+        assert trial is not None, message
+        kind, *values = message
+        if kind == "bound":
+            step, bound = values
+            worker.connection.send(self._study.goes_on(trial, bound, step))
+            return
+        worker.trial = None
+        worker.finished += 1
+        if kind == "complete":
+            self._study.complete(trial, *values)
+            self._say(trial, f"{values[0]:.3f} nats at step {values[1]}")
+        elif kind == "pruned":
+            self._study.prune(trial, *values)
+            self._say(trial, f"pruned {values[0]}")
+        else:
+            self._study.fail(trial, *values)
+            self._say(trial, f"failed: {values[0]}")
+        if worker.finished == TRIALS_OF_A_PROCESS:
+            worker.stop()
+            self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        self._workers.append(Worker.start(worker.number, self._count, self._folder))
+
+    def _bury(self, worker: Worker) -> None:
+        """Reports a worker that died, and starts another if that one had worked at all."""
+        how = worker.exit_in_words()
+        log = self._folder / f"worker-{worker.number}.log"
+        in_trial = f" in trial {worker.trial.number}" if worker.trial else ""
+        say(self._console, f"worker {worker.number} died{in_trial}: {how}; see {log}")
+        self._give_up(worker)
+        if worker.finished:
+            self._replace(worker)
+        else:
+            self._workers.remove(worker)
+
+    def _give_up(self, worker: Worker) -> None:
+        if worker.trial is not None:
+            self._study.lose(worker.trial.number)
+            worker.trial = None
+
+    def _give_up_all(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+            self._give_up(worker)
+        self._workers = []
+
+    def _remember(self, number: int) -> None:
+        if self._signals:
+            stop_run(number)
+        self._signals.append(number)
+        say(self._console, "stopping the workers; once more stops now")
+
+    def _say(self, trial: Trial, outcome: str) -> None:
+        count = f"{len(self._study.finished())}/{self._study.tuning.study.trials}"
+        say(self._console, f"{count}  trial {trial.number}: {outcome}  ({shown(trial.params)})")
