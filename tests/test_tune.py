@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from postgres import server
 from rich.console import Console
 
-from gs_modules.train import cli, data
+from gs_modules.train import cli, data, yaml_source
 from gs_modules.train.config_file import ConfigError
 from gs_modules.train.config_file import load as load_config
 from gs_modules.train.sections import ImpossibleValueError
@@ -42,6 +42,7 @@ from gs_modules.train.tune.worker import train_trial
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 COMMAND = [sys.executable, "-c", "import sys, gs_modules_command as c; sys.exit(c.main())"]
 SMALL = """
 base:
@@ -164,6 +165,27 @@ def test_the_sample_is_the_digits_recipe_with_validation_images():
         60,
         None,
     )
+
+
+def test_the_config_that_was_found_is_the_best_trial_of_the_search_rounded():
+    tuning = load(CONFIGS / "tune_digits.yaml")
+    found = load_config(CONFIGS / "digits_tuned.yaml")
+    rows = list(csv.DictReader((RESULTS / "tune_digits.csv").read_text().splitlines()))
+    assert len(rows) == tuning.study.trials
+    best = min((row for row in rows if row["bound"]), key=lambda row: float(row["bound"]))
+    params = {key: yaml_source.scalar(best[key]) for key in tuning.search if best[key]}
+    rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in params.items()}
+    expected = tuning.config_of(rounded).model_dump()
+    expected["data"]["validation"] = 0
+    assert found.model_dump() == expected
+
+
+def test_what_was_found_beats_the_default_by_more_than_three_standard_errors_of_seeds():
+    bounds = json.loads((RESULTS / "tuned_digits.json").read_text())["test_neg_elbo"]
+    default, tuned = np.array(bounds["digits"]), np.array(bounds["digits_tuned"])
+    assert len(default) == len(tuned) == 8
+    error = np.sqrt((default.var(ddof=1) + tuned.var(ddof=1)) / 8)
+    assert default.mean() - tuned.mean() > 3 * error
 
 
 def test_what_is_printed_loads_as_equal(file, capsys):
