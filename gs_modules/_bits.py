@@ -7,6 +7,7 @@ threefry, as a rolled loop that stores two arrays a round; unrolled, it stays in
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,10 @@ CONFIG: Any = jax.config
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
+
+LARGEST_APART = 2**22
+"""Of so many numbers at most, the bits too are an array of their own: a loop that has both the
+rounds and logarithms leaves vectors idle, but more memory than the caches hold costs as much."""
 
 Bits = Callable[[jax.Array, tuple[int, ...], DTypeLike, NamedSharding | None], jax.Array]
 """``(key, shape, unsigned dtype, sharding) -> bits``."""
@@ -50,8 +55,23 @@ def drawn(draw: Callable[[jax.Array, Bits], jax.Array], key: jax.Array) -> jax.A
         def apart(keys):
             # Always true, which XLA does not know; an optimization_barrier does not stop it.
             is_drawn = lax.population_count(jnp.max(keys)) <= 32
-            unrolled, same = (functools.partial(of_each, bits=f) for f in (_unrolled, _same))
-            return lax.cond(is_drawn, unrolled, same, keys)
+
+            def unrolled(key, shape, dtype, sharding):
+                def rounds(key):
+                    return _unrolled(key, shape, dtype, sharding)
+
+                if math.prod(shape) > LARGEST_APART:
+                    return rounds(key)
+                return lax.cond(
+                    is_drawn, rounds, lambda key: _same(key, shape, dtype, sharding), key
+                )
+
+            return lax.cond(
+                is_drawn,
+                lambda keys: of_each(keys, unrolled),
+                lambda keys: of_each(keys, _same),
+                keys,
+            )
 
         default = functools.partial(of_each, bits=_of_jax)
         return lax.platform_dependent(keys, cpu=apart, default=default)

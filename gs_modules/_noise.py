@@ -99,7 +99,10 @@ def _gumbel(
 ) -> jax.Array:
     def draw(key: jax.Array, bits: Bits) -> jax.Array:
         a, is_low = _distance_to_nearer_end(bits(key, shape, _unsigned(dtype), sharding), dtype)
-        return -jnp.log(jnp.where(is_low, -jnp.log1p(-a), -jnp.log(a)))
+        # Of a low uniform, the logarithm of 1 - a: of that rounded, less what rounding added.
+        rounded = jnp.where(is_low, 1 - a, a)
+        added = jnp.where(is_low, a - (1 - rounded), 0)
+        return -jnp.log(added - jnp.log(rounded))
 
     return drawn(draw, key)
 
