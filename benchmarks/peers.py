@@ -1,0 +1,315 @@
+"""The speed of a sample and of its gradient, here and in what people use instead.
+
+    python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH --peers-python PYTHON_WITH_PEERS
+
+Every peer is a worker process of its own; for each cell, the workers that know it are called in
+turn, round after round, so that the noise of a shared machine meets all alike. Prints a table and
+writes `benchmarks/results/peers.json`: the median milliseconds of a call, the time of each peer by
+ours, the megabytes of temporaries and the seconds of compilation. `ours` and `textbook` need this
+library alone, `torch` needs torch, the others tensorflow-probability, distrax and numpyro with a
+jax on which they import; a peer whose packages are not there is left out, by name.
+
+* textbook: uniform, two logarithms with an epsilon, softmax, `stop_gradient(one_hot - y) + y`.
+* categorical: `jax.random.categorical` and a one-hot of it; of hard samples forward alone.
+* torch_function, torch_compiled, torch_distribution: `torch.nn.functional.gumbel_softmax`, the same
+  by `torch.compile`, and `RelaxedOneHotCategorical.rsample`.
+* tfp, distrax: `RelaxedOneHotCategorical`, and `straight_through_wrapper(OneHotCategorical)`.
+* numpyro: `RelaxedBernoulli`, of two classes as log-odds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = {
+    "128x20x10": (128, 20, 10),
+    "4096x320": (4096, 320),
+    "65536x2": (65536, 2),
+    "65536x16": (65536, 16),
+    "1024x8192": (1024, 8192),
+    "256x50257": (256, 50257),
+}
+DTYPES = {"4096x320": ("float32", "bfloat16")}
+MODES = [(kind, passes) for kind in ("soft", "hard") for passes in ("forward", "forward+backward")]
+CELLS = [
+    (shape, dtype, *mode)
+    for shape in SHAPES
+    for dtype in DTYPES.get(shape, ("float32",))
+    for mode in MODES
+]
+PEERS = {
+    "ours": "here",
+    "textbook": "here",
+    "categorical": "here",
+    "torch_function": "torch",
+    "torch_compiled": "torch",
+    "torch_distribution": "torch",
+    "tfp": "peers",
+    "distrax": "peers",
+    "numpyro": "peers",
+}
+"""Of each peer, the environment that has its packages."""
+PACKAGES = {
+    "here": ["jax"],
+    "torch": ["torch"],
+    "peers": ["jax", "tensorflow-probability", "distrax", "numpyro"],
+}
+SECONDS_A_TURN = 0.05
+TEMPERATURE = 0.7
+
+
+def inputs(shape):
+    """Logits, and the weights of the loss."""
+    return np.random.default_rng(0).normal(size=(2, *SHAPES[shape])).astype(np.float32)
+
+
+# --- workers: a call that returns when its result is there; None where a peer has no such cell ---
+
+
+def jax_sample(peer, shape, kind):
+    """``sample(key, logits, temperature)`` of a peer that is jax."""
+    import jax
+    import jax.numpy as jnp
+
+    hard = kind == "hard"
+    if peer == "ours":
+        import gs_modules as gs
+
+        return functools.partial(gs.gumbel_softmax, hard=hard)
+    if peer == "textbook":
+
+        def textbook(key, logits, temperature):
+            uniform = jax.random.uniform(key, logits.shape, logits.dtype)
+            noise = -jnp.log(-jnp.log(uniform + 1e-20) + 1e-20)
+            soft = jax.nn.softmax((logits + noise) / temperature)
+            if not hard:
+                return soft
+            drawn = jax.nn.one_hot(jnp.argmax(soft, -1), soft.shape[-1], dtype=soft.dtype)
+            return jax.lax.stop_gradient(drawn - soft) + soft
+
+        return textbook
+    if peer == "categorical" and hard:
+        return lambda key, logits, temperature: jax.nn.one_hot(
+            jax.random.categorical(key, logits), logits.shape[-1], dtype=logits.dtype
+        )
+    if peer == "tfp" and not hard:
+        from tensorflow_probability.substrates import jax as tfp
+
+        law = tfp.distributions.RelaxedOneHotCategorical
+        return lambda key, logits, temperature: law(temperature, logits=logits).sample(seed=key)
+    if peer == "distrax" and hard:
+        import distrax
+
+        wrapped = distrax.straight_through_wrapper(distrax.OneHotCategorical)
+        return lambda key, logits, temperature: wrapped(logits=logits).sample(seed=key)
+    if peer == "numpyro" and not hard and SHAPES[shape][-1] == 2:
+        from numpyro.distributions import RelaxedBernoulli
+
+        def first_of_two(key, logits, temperature):
+            law = RelaxedBernoulli(temperature, logits=logits[..., 0] - logits[..., 1])
+            first = law.rsample(key)
+            return jnp.stack([first, 1 - first], -1)
+
+        return first_of_two
+    return None
+
+
+def of_jax(peer, shape, dtype, kind, passes):
+    import jax
+    import jax.numpy as jnp
+
+    sample = jax_sample(peer, shape, kind)
+    if sample is None or (peer == "categorical" and passes != "forward"):
+        return None
+    logits, weights = (jnp.asarray(array, dtype) for array in inputs(shape))
+
+    def forward(key, logits, temperature, weights):
+        del weights
+        return sample(key, logits, temperature)
+
+    def both(key, logits, temperature, weights):
+        drawn, pull_back = jax.vjp(lambda logits: sample(key, logits, temperature), logits)
+        return drawn, pull_back(weights)[0]
+
+    arguments = (jax.random.key(0), logits, jnp.asarray(TEMPERATURE, dtype), weights)
+    began = time.perf_counter()
+    lowered = jax.jit(forward if passes == "forward" else both).lower(*arguments)
+    program = lowered.compile()
+    seconds = time.perf_counter() - began
+    temporary = program.memory_analysis().temp_size_in_bytes
+    return (
+        lambda: jax.block_until_ready(program(*arguments)),
+        {"compile_seconds": round(seconds, 3), "temporary_megabytes": round(temporary / 1e6, 1)},
+    )
+
+
+def of_torch(peer, shape, dtype, kind, passes):
+    import torch
+    from torch.distributions import RelaxedOneHotCategorical
+    from torch.nn.functional import gumbel_softmax
+
+    hard = kind == "hard"
+    if peer == "torch_distribution":
+        if hard:
+            return None
+        temperature = torch.tensor(TEMPERATURE, dtype=getattr(torch, dtype))
+
+        def sample(logits):
+            law = RelaxedOneHotCategorical(temperature, logits=logits, validate_args=False)
+            return law.rsample()
+    else:
+
+        def sample(logits):
+            return gumbel_softmax(logits, TEMPERATURE, hard=hard)
+
+    if peer == "torch_compiled":
+        sample = torch.compile(sample)
+    logits, weights = (torch.from_numpy(a).to(getattr(torch, dtype)) for a in inputs(shape))
+
+    def forward():
+        with torch.no_grad():
+            sample(logits)
+
+    def both():
+        leaf = logits.requires_grad_()
+        leaf.grad = None
+        sample(leaf).backward(weights)
+
+    run = forward if passes == "forward" else both
+    began = time.perf_counter()
+    run()
+    return run, {"compile_seconds": round(time.perf_counter() - began, 3)}
+
+
+def work(peer: str) -> None:
+    """Answers each line of standard input: a cell, to be prepared; ``run``, to be timed."""
+    prepare = of_torch if PEERS[peer] == "torch" else of_jax
+    run, calls = None, 1
+    for line in sys.stdin:
+        if line.strip() == "versions":
+            answer = {name: importlib.metadata.version(name) for name in PACKAGES[PEERS[peer]]}
+        elif line.strip() == "run":
+            began = time.perf_counter()
+            for _ in range(calls):
+                run()
+            answer = (time.perf_counter() - began) / calls
+        else:
+            prepared = prepare(peer, *json.loads(line))
+            answer = None
+            if prepared is not None:
+                run, answer = prepared
+                run()
+                began = time.perf_counter()
+                run()
+                calls = max(1, int(SECONDS_A_TURN / (time.perf_counter() - began)))
+        print(json.dumps(answer), flush=True)
+
+
+# --- the process that asks them -------------------------------------------------------------------
+
+
+class Worker:
+    """One peer in a process of its own."""
+
+    def __init__(self, peer: str, python: str):
+        self.process = subprocess.Popen(
+            [python, __file__, "--worker", peer],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, line: str):
+        """The answer, or None once the worker has died: of packages that are not there."""
+        try:
+            print(line, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline() or "null")
+        except BrokenPipeError:
+            return None
+
+
+def measure(cell, workers, rounds):
+    """``{peer: figures}`` of one cell."""
+    figures = {peer: worker.ask(json.dumps(cell)) for peer, worker in workers.items()}
+    figures = {peer: found for peer, found in figures.items() if found is not None}
+    turns = {peer: [] for peer in figures}
+    for _ in range(rounds):
+        for peer, seconds in turns.items():
+            seconds.append(workers[peer].ask("run"))
+    medians = {peer: statistics.median(seconds) for peer, seconds in turns.items()}
+    return {
+        peer: {
+            "milliseconds": round(1e3 * median, 4),
+            "by_ours": round(median / medians["ours"], 2),
+            **figures[peer],
+        }
+        for peer, median in medians.items()
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--peers-python", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", help="cells whose name contains this")
+    parser.add_argument("--worker", choices=PEERS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    if options.worker:
+        work(options.worker)
+        return
+    pythons = {
+        "here": sys.executable,
+        "torch": options.torch_python,
+        "peers": options.peers_python,
+    }
+    workers = {peer: Worker(peer, pythons[place]) for peer, place in PEERS.items()}
+    versions = {peer: worker.ask("versions") for peer, worker in workers.items()}
+    missing = [peer for peer, found in versions.items() if found is None]
+    if missing:
+        print(f"left out, their packages are not there: {', '.join(missing)}")
+    workers = {peer: worker for peer, worker in workers.items() if versions[peer] is not None}
+    results = {}
+    for cell in CELLS:
+        name = " ".join(cell)
+        if options.only and options.only not in name:
+            continue
+        results[name] = measure(cell, workers, options.rounds)
+        shown = [f"{peer} {found['by_ours']}" for peer, found in results[name].items()]
+        print(f"{name}: {results[name]['ours']['milliseconds']} ms; {', '.join(shown[1:])}")
+    record = {
+        "command": "python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH "
+        f"--peers-python PYTHON_WITH_PEERS --rounds {options.rounds}",
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {peer: versions[peer] for peer in workers},
+        "results": results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "peers.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
