@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._noise import explicit_sharding, gumbel_noise_like
+from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     choose_first,
     computing_logits,
@@ -226,7 +226,7 @@ def log_weights(weights: ArrayLike) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
 def _gumbel_softmax(key, logits, temperature, where, hard, axis):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise_like(key, logits)
+    noise = class_noise_like(key, logits, axis)
     soft = relaxed(logits, noise, temperature, axis)
     return with_derivative_of(one_hot(logits, noise, temperature, axis), soft) if hard else soft
 
@@ -234,7 +234,7 @@ def _gumbel_softmax(key, logits, temperature, where, hard, axis):
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise_like(key, logits)
+    noise = class_noise_like(key, logits, axis)
     return jnp.squeeze(first_argmax(perturbed(logits, noise, axis), axis), axis)
 
 
@@ -248,12 +248,12 @@ def _straight_through_argmax(logits, temperature, where, axis):
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise_like(key, logits)
-    scores = perturbed(lax.stop_gradient(logits), noise, -1)
+    noise = class_noise_like(key, logits, logits.ndim - 1)
+    scores = perturbed(lax.stop_gradient(logits), noise, logits.ndim - 1)
     _, index = choose_first(scores, scores.ndim - 1)
     is_nan = is_nan_row(index, temperature)
     index = jnp.where(is_nan, -1, index)[..., 0]
-    is_nan = is_nan.reshape(*index.shape, *(1 for _ in table.shape[1:]))
+    is_nan = is_nan[..., 0].reshape(*index.shape, *(1 for _ in table.shape[1:]))
     soft = relaxed(logits, noise, temperature, scores.ndim - 1)
     rows = _chosen_rows(table, index, soft)
     return jnp.where(is_nan, jnp.nan, rows), index

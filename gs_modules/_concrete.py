@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise_like, logistic_noise_like
+from gs_modules._noise import class_noise_like, logistic_noise_like
 from gs_modules._relaxed import (
     computing_logits,
     log_probabilities,
@@ -239,7 +239,7 @@ def _elementwise_temperature(temperature: ArrayLike, logits: jax.Array) -> jax.A
 @functools.partial(jax.jit, static_argnums=4, inline=True)
 def _gumbel_log_softmax(key, logits, temperature, where, axis):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise_like(key, logits)
+    noise = class_noise_like(key, logits, axis)
     scores = perturbed(lax.stop_gradient(logits), noise, axis)
     below_largest = scores - jnp.max(scores, axis, keepdims=True)
     temperature = positive_or_nan(temperature)

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise_like, gumbel_noises_like
+from gs_modules._noise import class_noise_like, gumbel_noises_like
 from gs_modules._relaxed import (
     computing_logits,
     log_probabilities,
@@ -82,7 +82,7 @@ class Pathwise(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise_like(key, logits)
+        noise = class_noise_like(key, logits, axis)
         return relaxed(logits, noise, temperature, axis)
 
 
@@ -98,7 +98,7 @@ class StraightThroughGumbel(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise_like(key, logits)
+        noise = class_noise_like(key, logits, axis)
         drawn = one_hot(logits, noise, temperature, axis)
         return with_derivative_of(drawn, relaxed(logits, noise, temperature, axis))
 
@@ -116,7 +116,7 @@ class StraightThrough(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise_like(key, logits)
+        noise = class_noise_like(key, logits, axis)
         drawn = one_hot(logits, noise, temperature, axis)
         return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
@@ -149,7 +149,7 @@ class DecoupledStraightThrough(_CategoricalEstimator):
         _arguments.static_bool("hard", self.hard)
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise_like(key, logits)
+        noise = class_noise_like(key, logits, axis)
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
         surrogate = relaxed(logits, noise, backward_temperature, axis)
         if self.hard:
@@ -186,7 +186,8 @@ class GumbelRao(_CategoricalEstimator):
     def _sample(self, key, logits, temperature, axis):
         # One draw for all, the first for the index: it is then that of gumbel_max with this key.
         noise = gumbel_noises_like(key, 1 + self.num_samples, logits)
-        drawn = one_hot(logits, noise[0], temperature, axis)
+        first = class_noise_like(key, logits, axis) if logits.shape[axis] == 2 else noise[0]
+        drawn = one_hot(logits, first, temperature, axis)
         is_drawn = drawn == 1
         log_p = log_probabilities(lax.stop_gradient(logits), axis)
 
@@ -225,7 +226,7 @@ class GappedStraightThrough(_CategoricalEstimator):
         object.__setattr__(self, "gap", value)
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise_like(key, logits)
+        noise = class_noise_like(key, logits, axis)
         drawn = one_hot(logits, noise, temperature, axis)
         # As logits - max: the drawn one becomes 0, the others at most -gap.
         below_max = perturbed(lax.stop_gradient(logits), None, axis)
@@ -260,7 +261,7 @@ class ReinMax(_CategoricalEstimator):
             )
 
     def _sample(self, key, logits, temperature, axis):
-        noise = gumbel_noise_like(key, logits)
+        noise = class_noise_like(key, logits, axis)
         drawn = one_hot(logits, noise, temperature, axis)
         one = jnp.ones((), logits.dtype)
         smoothed = relaxed(lax.stop_gradient(logits), None, lax.stop_gradient(temperature), axis)

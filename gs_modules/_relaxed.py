@@ -40,9 +40,32 @@ def _rounded(logits: jax.Array) -> jax.Array:
 _rounded.defjvps(lambda tangent, *_: tangent.astype(jnp.float32))
 
 
+def _row_max(array: jax.Array, axis: int) -> jax.Array:
+    """The maximum of each row, with ``axis`` kept; for two classes beside each of the two.
+
+    XLA on CPU takes many times as long to reduce rows of two as to combine them with themselves,
+    the other way round.
+    """
+    if _is_pair(array, axis):
+        return jnp.maximum(array, jnp.flip(array, axis))
+    return jnp.max(array, axis, keepdims=True)
+
+
+def _row_sum(array: jax.Array, axis: int) -> jax.Array:
+    """The sum of each row, as ``_row_max`` gives the maximum."""
+    if _is_pair(array, axis):
+        return array + jnp.flip(array, axis)
+    return jnp.sum(array, axis, keepdims=True)
+
+
+def _is_pair(array: jax.Array, axis: int) -> bool:
+    sharding = explicit_sharding(array)
+    return array.shape[axis] == 2 and (sharding is None or sharding.spec[axis] is None)
+
+
 def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Array:
     """The scores, ``(logits - row maximum) + noise``: added to 1e9, the noise would be lost."""
-    largest = jnp.max(logits, axis, keepdims=True)
+    largest = _row_max(logits, axis)
     # inf - inf is NaN; equal infinite logits share the mass.
     shifted = jnp.where(logits == largest, 0, logits - largest)
     scores = shifted if noise is None else shifted + noise
@@ -51,23 +74,24 @@ def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Arra
 
 def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     """The first index that attains the maximum, with ``axis`` kept; -1 for NaN and for all -inf."""
-    return jnp.maximum(choose_first(scores, axis)[1], -1)
+    first = jnp.maximum(choose_first(scores, axis)[1], -1)
+    return lax.slice_in_dim(first, 0, 1, axis=axis)
 
 
 def choose_first(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """Where the first maximum stands, boolean, and its index with ``axis`` kept.
 
-    The index is -1 in a row of -inf and -2 in a row with NaN. Maximum, then first position that
-    attains it: two reductions that XLA vectorises on CPU and turns into two small all-reduces when
-    ``axis`` is sharded, unlike ``argmax``.
+    The index is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
+    Maximum, then first position that attains it: two reductions that XLA vectorises on CPU and
+    turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``.
     """
-    largest = jnp.max(scores, axis, keepdims=True)
+    largest = _row_max(scores, axis)
     sharding = explicit_sharding(scores)
     position = lax.broadcasted_iota(jnp.int32, scores.shape, axis, out_sharding=sharding)
     attained = jnp.where(scores == largest, position, scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
-    first = jnp.min(attained, axis, keepdims=True)
+    first = -_row_max(-attained, axis)
     first = jnp.where((largest == -jnp.inf) & (first >= 0), -1, first)
     # Not position == first: that is of no device's shard, and each would hold the whole of it.
     return attained == first, first
@@ -124,10 +148,10 @@ def relaxed(
 ) -> jax.Array:
     """``softmax(scores / temperature)``; exactly 0 where a class is excluded."""
     scores = perturbed(logits, noise, axis)
-    from_largest = scores - jnp.max(scores, axis, keepdims=True)
+    from_largest = scores - _row_max(scores, axis)
     weights = jnp.exp(from_largest / positive_or_nan(temperature))
     weights = jnp.where(scores == -jnp.inf, 0, weights)
-    total = jnp.sum(weights, axis, keepdims=True)
+    total = _row_sum(weights, axis)
     return weights / jnp.where(total == 0, 1, total)
 
 
@@ -158,7 +182,7 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
             change -= (temperature_tangent * scale) * log_relaxed
         weighted = jnp.where(relaxed == 0, 0, relaxed * change)
-        total = jnp.sum(weighted, axis, keepdims=True)
+        total = _row_sum(weighted, axis)
         return jnp.where(relaxed == 0, 0, (weighted - relaxed * total) * scale)
 
     tangents = (logits_tangent, temperature_tangent)

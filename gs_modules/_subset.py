@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._noise import gumbel_noise_like
+from gs_modules._noise import class_noise_like
 from gs_modules._relaxed import (
     choose_first,
     computing_logits,
@@ -85,7 +85,7 @@ def gumbel_top_k(
 @functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)
 def _gumbel_top_k(key, logits, temperature, where, k, hard, axis):
     logits = computing_logits(logits, where)
-    noise = gumbel_noise_like(key, logits)
+    noise = class_noise_like(key, logits, axis)
     if k == 1:
         soft = relaxed(logits, noise, temperature, axis)
     else:
@@ -135,7 +135,7 @@ def _relaxed_k_hot(key, logits, temperature, k, axis):
         return tuple(scores), weights
 
     is_possible = logits != -jnp.inf
-    extra = with_derivative_of(gumbel_noise_like(key, logits), logits)
+    extra = with_derivative_of(class_noise_like(key, logits, axis), logits)
     scores = (lax.stop_gradient(logits), extra)
     weights = lax.scan(next_round, scores, length=k)[1].sum(0)
     count = jnp.sum(is_possible, axis, keepdims=True)
