@@ -111,6 +111,49 @@ IDX_DAMAGE = {
 }
 
 
+def idx_labels(labels, *, magic=2049, count=None):
+    count = len(labels) if count is None else count
+    return struct.pack(">2I", magic, count) + bytes(labels)
+
+
+TRAIN_LABELS = "train-labels-idx1-ubyte.gz"
+FIVE = [0, 9, 3, 3, 7]
+LABEL_DAMAGE = {
+    "out of range": (gzip.compress(idx_labels([0, 1, 10, 3, 4])), "holds the label 10"),
+    "images": (gzip.compress(GOOD), "magic number 2051, IDX labels have 2049"),
+    "one too few": (gzip.compress(idx_labels(FIVE[:4])), "4 labels, and there are 5 images"),
+    "lying count": (gzip.compress(idx_labels(FIVE[:4], count=5)), "holds only 4"),
+    "one over": (gzip.compress(idx_labels([*FIVE, 1], count=5)), "holds more"),
+    "cut header": (gzip.compress(idx_labels(FIVE)[:7]), "7 bytes of 8"),
+    "web page": (b"<!DOCTYPE html><html>Not found</html>", "Not a gzipped file"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), LABEL_DAMAGE.values(), ids=LABEL_DAMAGE)
+def test_damaged_labels_are_refused_by_name(idx_folder, content, reason):
+    (idx_folder / TRAIN_LABELS).write_bytes(content)
+    with pytest.raises(DataError, match=reason) as refused:
+        load("mnist", idx_folder)
+    assert str(refused.value).startswith(str(idx_folder / TRAIN_LABELS))
+
+
+def test_label_files_are_refused_wherever_they_are_cut_or_flipped(idx_folder):
+    path = idx_folder / TRAIN_LABELS
+    content = gzip.compress(idx_labels(FIVE), mtime=0)
+    path.write_bytes(content)
+    load("mnist", idx_folder)
+    for cut in np.linspace(0, len(content) - 1, 5, dtype=int):
+        path.write_bytes(content[:cut])
+        with pytest.raises(DataError, match=TRAIN_LABELS):
+            load("mnist", idx_folder)
+    for place in range(10, len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(DataError, match=TRAIN_LABELS):
+            load("mnist", idx_folder)
+
+
 @pytest.mark.parametrize("file", [TRAIN, TEST])
 @pytest.mark.parametrize(("content", "reason"), IDX_DAMAGE.values(), ids=IDX_DAMAGE)
 def test_damaged_idx_file_is_refused_by_name(idx_folder, file, content, reason):

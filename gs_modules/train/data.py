@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gs_modules.train.image_files import ORIGIN, SIDE, DataError, read_amat, read_idx, read_npz
+from gs_modules.train.image_files import (
+    ORIGIN,
+    SIDE,
+    DataError,
+    check_idx_labels,
+    read_amat,
+    read_idx,
+    read_npz,
+)
 from gs_modules.train.sections import ImpossibleValueError
 
 Root = str | os.PathLike[str] | None
@@ -53,7 +61,7 @@ def load(name: str, root: Root = None, validation: int | None = None) -> Dataset
     Args:
       name: one of `DATASETS`.
       root: the folder with the files; `digits` needs none. `mnist`, `fashion_mnist`: the IDX files
-        `train-images-idx3-ubyte.gz`, `t10k-images-idx3-ubyte.gz` (labels are not read).
+        `train-images-idx3-ubyte.gz`, `t10k-images-idx3-ubyte.gz`; labels beside them are checked.
         `static_mnist`: `binarized_mnist_{train,valid,test}.amat`, or, unless all three are there,
         one `.npz` with `train`, `valid` and `test`: uint8 [N, 98] of packed bits (first pixel in
         the highest bit), or uint8 or bool [N, 784] of 0 and 1.
@@ -110,6 +118,10 @@ def _idx(name: str, root: Root) -> Dataset:
     if missing := [file for file in files.values() if not os.path.isfile(folder / file)]:
         raise _absent(name, folder, missing)
     train, test = (read_idx(folder / file, name, part) for part, file in files.items())
+    for part, images in (("train", train), ("test", test)):
+        labels = folder / files[part].replace("images-idx3", "labels-idx1")
+        if os.path.isfile(labels):
+            check_idx_labels(labels, len(images))
     return Dataset(name, train, train[:0], test, 1 / 255, (SIDE, SIDE))
 
 

@@ -83,6 +83,25 @@ def read_idx(path: Path, name: str, part: str) -> np.ndarray:
     return _check_pixels(path, name, part, pixels.reshape(count, _PIXELS))
 
 
+def check_idx_labels(path: Path, count: int) -> None:
+    """Refuses a compressed IDX file that is not of ``count`` labels from 0 to 9.
+
+    Nothing here learns from labels, but who damaged one of four files may have damaged the others.
+    """
+    with _naming_damage(path, "a gzip file"), gzip.open(path) as stream:
+        header = stream.read(8)
+        if len(header) < 8:
+            raise DataError(f"{path} ends within its IDX header: {len(header)} bytes of 8")
+        magic, promised = struct.unpack(">2I", header)
+        if magic != 2049:
+            raise DataError(f"{path} has magic number {magic}, IDX labels have 2049")
+        if promised != count:
+            raise DataError(f"{path} has {promised} labels, and there are {count} images")
+        labels = _read_promised(stream, path, count, "labels")
+    if labels.max() > 9:
+        raise DataError(f"{path} holds the label {labels.max()}, expected 0 to 9")
+
+
 def read_npz(path: Path) -> dict[str, np.ndarray] | None:
     """The three parts, or None where the archive is about something else."""
     parts = ("train", "valid", "test")
@@ -149,13 +168,15 @@ def _read_amat_part(path: Path, part: str) -> np.ndarray:
     return _check_pixels(path, "static_mnist", part, pixels.reshape(len(rows), _PIXELS))
 
 
-def _read_promised(stream: gzip.GzipFile | IO[bytes], where: Path | str, size: int) -> np.ndarray:
+def _read_promised(
+    stream: gzip.GzipFile | IO[bytes], where: Path | str, size: int, what: str = "pixels"
+) -> np.ndarray:
     # One byte more than promised: a longer file shows, the checksum at the end is reached, and what
     # decompresses without end does not fill the memory.
     body = stream.read(size + 1)
     if len(body) != size:
         held = "more" if len(body) > size else f"only {len(body)}"
-        raise DataError(f"{where} promises {size} bytes of pixels in its header and holds {held}")
+        raise DataError(f"{where} promises {size} bytes of {what} in its header and holds {held}")
     return np.frombuffer(body, np.uint8)
 
 
