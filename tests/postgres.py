@@ -21,7 +21,7 @@ def binaries():
 
 @contextlib.contextmanager
 def server():
-    """The SQLAlchemy URL of an empty database while this lasts."""
+    """While this lasts: the SQLAlchemy URL of an empty database, and what stops its server."""
     pytest.importorskip("psycopg", reason="PostgreSQL: the driver psycopg is missing")
     programs = binaries()
     folder = Path(tempfile.mkdtemp(prefix="pg"))  # short: the path of a socket is
@@ -33,13 +33,11 @@ def server():
         command = [f"{programs / program}", "-D", f"{folder / 'data'}", *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
 
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
         run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
         options = f"-k {folder} -c listen_addresses='' -c fsync=off"
         run("pg_ctl", "-w", "-l", f"{folder / 'log'}", "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
-        finally:
-            run("pg_ctl", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder)
+        stopping = stack.enter_context(contextlib.ExitStack())
+        stopping.callback(run, "pg_ctl", "-m", "immediate", "stop")
+        yield f"postgresql+psycopg://postgres@/postgres?host={folder}", stopping.close

@@ -92,7 +92,10 @@ def naming(place: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        raise StorageError(f"{place}: {_first_line(error)}") from error
+        first: BaseException = error  # the last one often says only that a session is spoilt
+        while (earlier := first.__cause__ or first.__context__) is not None:
+            first = earlier
+        raise StorageError(f"{place}: {_first_line(first)}") from error
     except OSError as error:  # a full disk names no file
         raise OSError(error.errno, error.strerror, error.filename or place) from error
 

@@ -139,8 +139,9 @@ class _Supervisor:
                 processes = ", ".join(f"{worker.process.pid}" for worker in self._workers)
                 say(self._console, f"{self._count} workers: processes {processes}")
                 self._serve()
-            finally:
-                self._give_up_all()
+            finally:  # without the storage, which may be what failed
+                for worker in self._workers:
+                    worker.stop()
 
     def _serve(self) -> None:
         beat = time.monotonic()
