@@ -172,7 +172,7 @@ def test_an_integer_is_fine_as_a_float(file):
 
 # What is refused: every fault, each in one line that says where.
 
-HAS = "a config has seed, framework, data, model, estimator, temperature, optimizer, training"
+HAS = "a config has seed, framework, data, model, estimator, temperature, optimizer, training, mesh"
 MULTIPLE = "checkpoint_every must be a multiple of evaluate_every, got checkpoint_every="
 FALLS = (
     "Exponential falls: start must be at least end, got start=0.3 and end=0.4; "
@@ -917,7 +917,7 @@ def test_configs_are_frozen_values():
 def test_options_cover_every_key_of_every_kind():
     options = option_names()
     expected = {"seed", "framework"}
-    for section in ("data", "model", "optimizer", "training"):
+    for section in ("data", "model", "optimizer", "training", "mesh"):
         expected |= {f"{section}.{key}" for key in getattr(Config(), section).model_dump()}
     for section, _, of in KINDS:
         expected |= {f"{section}.kind"} | {f"{section}.{f.name}" for f in dataclasses.fields(of)}
