@@ -62,12 +62,12 @@ def train(
             f"must be at most {len(images.train)}, the training images of {config.data.name}; "
             f"got {config.training.batch_size}",
         )
+    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
     opened = directory.opened(config, restart=restart)
     with opened if is_first() else contextlib.nullcontext():
         if agreed(directory.is_finished):
             say(console, f"finished already; pictures: {directory.figures}")
             return
-        trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
         checkpoints = Checkpoints(directory.checkpoints, config)
         try:
             best = _train(trainer, directory, checkpoints, console)
