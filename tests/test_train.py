@@ -421,7 +421,7 @@ def test_a_wrong_command_line_is_one_line_and_writes_nothing(
     [
         ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("comapre", "unknown command 'comapre'; did you mean 'compare'?"),
-        ("zzz", "unknown command 'zzz'; there are train, evaluate, compare"),
+        ("zzz", "unknown command 'zzz'; there are train, evaluate, tune, compare"),
     ],
 )
 def test_a_misspelt_command_is_answered_with_the_nearest_one(word, answer, capsys):
