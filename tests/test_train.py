@@ -122,7 +122,9 @@ def test_a_process_stopped_by_a_signal_saves_and_continues(
         while "step 20 " not in (line := process.stdout.readline()):
             assert line, "the process ended before its first chunk"
         process.send_signal(number)
+        began = time.monotonic()
         process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
     assert process.returncode == exit_code
     assert not (run / "summary.json").exists()
     step = records_of(run)[-1]["step"]
@@ -611,6 +613,33 @@ def test_restart_moves_the_run_that_a_link_leads_to(tmp_path):
             pass
     assert link.readlink() == run and sorted(os.listdir(run.parent)) == ["run", "run.1"]
     assert [load(run.with_name(n) / "config.yaml").seed for n in ("run.1", "run")] == [0, 1]
+
+
+@pytest.mark.parametrize("restart", [[], ["--restart"]], ids=["continue", "restart"])
+def test_a_second_process_is_refused_while_the_first_trains(
+    restart, empty_config, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    command = ["train", str(empty_config), "--run-dir", str(run), *flags(), *restart]
+    with started(long_command(run)) as process:
+        wait_until((run / "metrics.jsonl").exists, process)
+        before = (run / "config.yaml").stat().st_ino
+        assert cli.main(command) == 2
+        assert (run / "config.yaml").stat().st_ino == before and not (tmp_path / "run.1").exists()
+        process.kill()
+    assert capsys.readouterr().err == (
+        f"{run}: another process trains here; wait for it, or write --run-dir with another folder\n"
+    )
+    assert cli.main([*command, *flags(training__steps=20), "--restart"]) == 0  # it is free again
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_config_begins(empty_config, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").touch()
+    (run / "config.yaml.part").write_text("seed")
+    short = flags(training__steps=20, temperature__steps=20)
+    assert cli.main(["train", str(empty_config), "--run-dir", str(run), *short]) == 0
 
 
 def test_a_folder_of_something_else_is_left_alone(empty_config, tmp_path, capsys):
