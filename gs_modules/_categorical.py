@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _gpu
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     choose_first,
@@ -81,7 +81,7 @@ def gumbel_softmax(
     logits, axis, where = _arguments.categories(logits, axis, where)
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)
-    return _gumbel_softmax(key, logits, temperature, where, hard, axis).astype(dtype)
+    return sample_of_checked(key, logits, temperature, where, hard, axis, dtype)
 
 
 def gumbel_max(
@@ -223,16 +223,22 @@ def log_weights(weights: ArrayLike) -> jax.Array:
     return jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, array)))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
-def _gumbel_softmax(key, logits, temperature, where, hard, axis):
+@functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)
+def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
+    if _gpu.has_kernel(key, logits, axis):
+        return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     noise = class_noise_like(key, logits, axis)
     soft = relaxed(logits, noise, temperature, axis)
-    return with_derivative_of(one_hot(logits, noise, temperature, axis), soft) if hard else soft
+    if hard:
+        soft = with_derivative_of(one_hot(logits, noise, temperature, axis), soft)
+    return soft.astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
+    if _gpu.has_kernel(key, logits, axis):
+        return _gpu.first_argmax(key, _gpu.masked(logits, where))
     logits = computing_logits(logits, where)
     noise = class_noise_like(key, logits, axis)
     return jnp.squeeze(first_argmax(perturbed(logits, noise, axis), axis), axis)
@@ -247,14 +253,17 @@ def _straight_through_argmax(logits, temperature, where, axis):
 
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
-    logits = computing_logits(logits, where)
-    noise = class_noise_like(key, logits, logits.ndim - 1)
-    scores = perturbed(lax.stop_gradient(logits), noise, logits.ndim - 1)
-    _, index = choose_first(scores, scores.ndim - 1)
+    axis = logits.ndim - 1
+    if _gpu.has_kernel(key, logits, axis):
+        index, soft = _gpu.index_and_relaxed(key, _gpu.masked(logits, where), temperature)
+    else:
+        logits = computing_logits(logits, where)
+        noise = class_noise_like(key, logits, axis)
+        _, index = choose_first(perturbed(lax.stop_gradient(logits), noise, axis), axis)
+        soft = relaxed(logits, noise, temperature, axis)
     is_nan = is_nan_row(index, temperature)
     index = jnp.where(is_nan, -1, index)[..., 0]
     is_nan = is_nan[..., 0].reshape(*index.shape, *(1 for _ in table.shape[1:]))
-    soft = relaxed(logits, noise, temperature, scores.ndim - 1)
     rows = _chosen_rows(table, index, soft)
     return jnp.where(is_nan, jnp.nan, rows), index
 

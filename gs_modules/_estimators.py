@@ -18,6 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
+from gs_modules._categorical import sample_of_checked
 from gs_modules._noise import class_noise_like, gumbel_noises_like
 from gs_modules._relaxed import (
     computing_logits,
@@ -82,8 +83,7 @@ class Pathwise(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = class_noise_like(key, logits, axis)
-        return relaxed(logits, noise, temperature, axis)
+        return sample_of_checked(key, logits, temperature, None, False, axis, logits.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,7 @@ class StraightThroughGumbel(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = class_noise_like(key, logits, axis)
-        drawn = one_hot(logits, noise, temperature, axis)
-        return with_derivative_of(drawn, relaxed(logits, noise, temperature, axis))
+        return sample_of_checked(key, logits, temperature, None, True, axis, logits.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

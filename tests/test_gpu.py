@@ -1,0 +1,209 @@
+"""The kernels of a GPU, interpreted on CPU, against what XLA computes of the same bits.
+
+``tests/test_law.py`` and ``tests/test_relaxed.py`` run on a GPU too.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gs_modules as gs
+from gs_modules import _fused, _gpu, _philox, _relaxed
+from gs_modules._noise import gumbel_noise_like
+
+KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
+EPSILON = np.finfo(np.float32).eps
+
+
+@pytest.fixture
+def short_rows(monkeypatch):
+    """Rows of over 64 classes are long ones, so that small arrays reach every path."""
+    monkeypatch.setattr(_fused, "LONGEST_ROW", 64)
+    monkeypatch.setattr(_fused, "LONG_TILE", 32)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The public functions draw by an interpreted kernel."""
+
+    def has_kernel(key, logits, axis):
+        return _gpu._draws_philox(key) and axis == logits.ndim - 1
+
+    def by_platform(by_kernel, by_xla, *args):
+        del by_xla
+        return by_kernel(*args)
+
+    monkeypatch.setattr(_gpu, "has_kernel", has_kernel)
+    monkeypatch.setattr(_gpu, "_by_platform", by_platform)
+    for name in ("relaxed", "one_hot", "choose_first"):
+        interpreted = functools.partial(getattr(_fused, name), interpret=True)
+        monkeypatch.setattr(_fused, name, interpreted)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("counter", [(0, 0), (2**32 - 2, 5), (2**32 - 2, 2**32 - 1)])
+@pytest.mark.parametrize("left", [(11, 12), (2**32 - 1, 2**32 - 1)])
+def test_bits_are_those_of_jax_up_to_every_carry(left, counter):
+    data = jnp.array([*left, *counter], jnp.uint32)
+    expected = jax.random.bits(jax.random.wrap_key_data(data, impl="rbg"), (32,))
+    bits = _philox.random_bits(list(data), jnp.arange(8, dtype=jnp.uint32))
+    np.testing.assert_array_equal(bits, expected)
+
+
+def test_noise_is_the_quantile_of_its_bits_less_a_constant():
+    """The oracle is float64: at both ends, where series and logarithm meet, and between."""
+    edges = [0, 2**30, 2**31, 3 * 2**30, 2**32 - 1]
+    near = np.add.outer(edges, np.arange(-300, 300)).ravel() % 2**32
+    between = np.random.default_rng(0).integers(0, 2**32, 100_000)
+    patterns = np.concatenate([near, between])
+    noise = _philox.gumbel_noise(jnp.asarray(patterns, jnp.uint32), interpret=True)
+    lower = (patterns + 0.5) / 2.0**32
+    upper = (2.0**32 - 1 - patterns + 0.5) / 2.0**32
+    exponential = np.where(lower < 0.5, -np.log1p(-np.minimum(lower, 0.5)), -np.log(upper))
+    expected = -np.log(exponential / np.log(2))
+    np.testing.assert_allclose(noise, expected, rtol=4 * EPSILON, atol=4 * EPSILON)
+
+
+def logits_of(rows, classes, dtype):
+    logits = 3 * jax.random.normal(jax.random.key(5), (rows, classes))
+    logits = logits.at[0].set(-jnp.inf).at[1, -1].set(jnp.nan).at[2].set(1e9)
+    return logits.at[3, 1:].set(-jnp.inf).at[4, 0].set(jnp.inf).astype(dtype)
+
+
+CASES = [
+    (8, 20, jnp.float32),  # several rows a program, some columns of a tile without a class
+    (9, 7, jnp.bfloat16),  # rows that begin between blocks of bits; a program with fewer rows
+    (6, 1, jnp.float32),
+    (5, 128, jnp.bfloat16),  # long rows in whole tiles
+    (6, 101, jnp.float32),
+]
+
+
+@pytest.mark.parametrize(("rows", "classes", "dtype"), CASES)
+def test_samples_are_those_of_xla(short_rows, rows, classes, dtype):
+    logits = logits_of(rows, classes, dtype)
+    data, temperature = jax.random.key_data(KEY), jnp.float32(0.5)
+    wide = _relaxed.computing_logits(logits, None)
+    noise = gumbel_noise_like(KEY, wide)
+    soft = _fused.relaxed(data, logits, temperature, jnp.float32, interpret=True)
+    expected = _relaxed.relaxed(wide, noise, temperature, 1)
+    np.testing.assert_allclose(soft, expected, atol=8 * EPSILON)
+    assert not np.any(soft[0]) and np.all(np.isnan(soft[1]))
+    hard = _fused.one_hot(data, logits, temperature, dtype, interpret=True)
+    assert hard.dtype == dtype
+    expected = _relaxed.one_hot(wide, noise, temperature, 1)
+    np.testing.assert_array_equal(hard.astype(jnp.float32), expected)
+    index = _fused.choose_first(data, logits, interpret=True)
+    expected = _relaxed.choose_first(_relaxed.perturbed(wide, noise, 1), 1)[1][:, 0]
+    np.testing.assert_array_equal(index, expected)
+
+
+@pytest.mark.parametrize("classes", [6, 70])
+def test_each_row_has_its_temperature_and_wrong_ones_are_nan(short_rows, classes):
+    logits = logits_of(8, classes, jnp.float32).at[1].set(0)
+    given = np.array([np.nan, 1e-38, 0.5, 1e38, 1, 3e-39, np.nan, 2], np.float32)[:, None]
+    temperature = _relaxed.positive_or_nan(jnp.asarray(given))
+    arguments = jax.random.key_data(KEY), logits, temperature, jnp.float32
+    noise = gumbel_noise_like(KEY, logits)
+    expected = _relaxed.relaxed(logits, noise, jnp.asarray(given), 1)
+    np.testing.assert_allclose(
+        _fused.relaxed(*arguments, interpret=True), expected, atol=8 * EPSILON
+    )
+    expected = _relaxed.one_hot(logits, noise, jnp.asarray(given), 1)
+    np.testing.assert_array_equal(_fused.one_hot(*arguments, interpret=True), expected)
+
+
+def drawn(hard, dtype):
+    """Of a masked ``[3, 4, 9]``: the sample, its gradients, forward mode, second derivatives."""
+    logits = jax.random.normal(jax.random.key(1), (3, 4, 9), dtype)
+    where = jax.random.bernoulli(jax.random.key(2), 0.8, (4, 9)).at[0].set(False)
+    weights = jax.random.normal(jax.random.key(3), (3, 4, 9))
+
+    def loss(logits, temperature):
+        sample = gs.gumbel_softmax(KEY, logits, temperature, hard=hard, where=where)
+        return jnp.sum(weights * sample.astype(jnp.float32) ** 2), sample
+
+    @jax.jit
+    def everything(logits, temperature):
+        (_, sample), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(logits, temperature)
+        value = functools.partial(loss, temperature=temperature)
+        tangent = jax.jvp(lambda logits: value(logits)[0], (logits,), (logits,))[1]
+        curvature = jax.jvp(lambda t: jax.grad(lambda t: loss(logits, t)[0])(t), (1.0,), (1.0,))
+        index = gs.gumbel_max(KEY, logits, where=where)
+        return sample, index, gradients, tangent, curvature
+
+    return everything(logits, jnp.float32(0.7))
+
+
+@pytest.mark.parametrize(("hard", "dtype"), [(False, jnp.float32), (True, jnp.bfloat16)])
+def test_public_functions_and_their_derivatives_agree_with_xla(request, hard, dtype):
+    expected = drawn(hard, dtype)
+    request.getfixturevalue("as_on_a_gpu")
+    found = drawn(hard, dtype)
+    exact = 2 if hard else 0
+    jax.tree.map(np.testing.assert_array_equal, found[:exact], expected[:exact])
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(
+            a.astype(jnp.float32), b.astype(jnp.float32), rtol=tolerance, atol=tolerance
+        )
+
+
+def test_a_kernel_is_batched_over_keys_and_over_logits(as_on_a_gpu):
+    keys = jax.random.split(KEY, 3)
+    logits = jax.random.normal(jax.random.key(4), (3, 5, 8))
+    draw = functools.partial(gs.gumbel_softmax, temperature=0.5)
+    np.testing.assert_array_equal(
+        jax.vmap(draw)(keys, logits), [draw(*pair) for pair in zip(keys, logits, strict=True)]
+    )
+    np.testing.assert_array_equal(
+        jax.vmap(draw, (None, 0))(KEY, logits), [draw(KEY, rows) for rows in logits]
+    )
+    np.testing.assert_array_equal(
+        jax.vmap(gs.gumbel_max)(keys, logits),
+        jax.vmap(functools.partial(draw, hard=True))(keys, logits).argmax(-1),
+    )
+
+
+def test_a_lookup_reads_the_row_of_the_index(as_on_a_gpu):
+    logits, temperature = logits_of(8, 6, jnp.float32), jnp.full((8, 1), 0.5).at[5].set(jnp.nan)
+    table = jax.random.normal(jax.random.key(8), (6, 2))
+    lookup = jax.jit(functools.partial(gs.gumbel_lookup, KEY, logits, table))
+    rows, index = lookup(temperature)
+    expected = np.array(gs.gumbel_max(KEY, logits))
+    expected[5] = -1  # the temperature is NaN
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_array_equal(np.isnan(rows).all(-1), [0, 1, 0, 0, 0, 1, 0, 0])
+    is_chosen = expected >= 0
+    np.testing.assert_array_equal(rows[is_chosen], table[expected[is_chosen]])
+    assert not np.any(rows[0])
+
+
+def test_on_cpu_and_for_default_keys_there_is_no_kernel(monkeypatch):
+    logits = jnp.zeros((2, 3))
+    assert not _gpu.has_kernel(KEY, logits, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert _gpu.has_kernel(KEY, logits, 1)
+    assert not _gpu.has_kernel(jax.random.key(0), logits, 1)
+    assert not _gpu.has_kernel(jax.random.key_data(jax.random.key(0)), logits, 1)
+    assert not _gpu.has_kernel(KEY, logits, 0)
+    monkeypatch.setattr(_gpu, "kernels", lambda: None)
+    assert not _gpu.has_kernel(KEY, logits, 1)
+
+
+def test_on_a_cpu_beside_a_gpu_xla_draws(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    logits = jax.random.normal(jax.random.key(1), (4, 13))
+    index = gs.gumbel_max(KEY, logits)
+    jax.clear_caches()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(index, gs.gumbel_max(KEY, logits))
+    jax.clear_caches()
