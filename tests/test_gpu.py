@@ -18,6 +18,19 @@ KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
 EPSILON = np.finfo(np.float32).eps
 
 
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def interpreted(kernel, *arguments):
+    """What ``kernel`` draws; ``arguments`` end with a dtype, or not."""
+
+    def draw(*arrays):
+        return kernel(*arrays, *arguments[len(arrays) :], interpret=True)
+
+    arrays = [argument for argument in arguments if isinstance(argument, jax.Array)]
+    return jax.jit(draw, compiler_options=QUICKLY)(*arrays)
+
+
 @pytest.fixture
 def short_rows(monkeypatch):
     """Rows of over 64 classes are long ones, so that small arrays reach every path."""
@@ -90,15 +103,15 @@ def test_samples_are_those_of_xla(short_rows, rows, classes, dtype):
     data, temperature = jax.random.key_data(KEY), jnp.float32(0.5)
     wide = _relaxed.computing_logits(logits, None)
     noise = gumbel_noise_like(KEY, wide)
-    soft = _fused.relaxed(data, logits, temperature, jnp.float32, interpret=True)
+    soft = interpreted(_fused.relaxed, data, logits, temperature, jnp.float32)
     expected = _relaxed.relaxed(wide, noise, temperature, 1)
     np.testing.assert_allclose(soft, expected, atol=8 * EPSILON)
     assert not np.any(soft[0]) and np.all(np.isnan(soft[1]))
-    hard = _fused.one_hot(data, logits, temperature, dtype, interpret=True)
+    hard = interpreted(_fused.one_hot, data, logits, temperature, dtype)
     assert hard.dtype == dtype
     expected = _relaxed.one_hot(wide, noise, temperature, 1)
     np.testing.assert_array_equal(hard.astype(jnp.float32), expected)
-    index = _fused.choose_first(data, logits, interpret=True)
+    index = interpreted(_fused.choose_first, data, logits)
     expected = _relaxed.choose_first(_relaxed.perturbed(wide, noise, 1), 1)[1][:, 0]
     np.testing.assert_array_equal(index, expected)
 
@@ -111,11 +124,9 @@ def test_each_row_has_its_temperature_and_wrong_ones_are_nan(short_rows, classes
     arguments = jax.random.key_data(KEY), logits, temperature, jnp.float32
     noise = gumbel_noise_like(KEY, logits)
     expected = _relaxed.relaxed(logits, noise, jnp.asarray(given), 1)
-    np.testing.assert_allclose(
-        _fused.relaxed(*arguments, interpret=True), expected, atol=8 * EPSILON
-    )
+    np.testing.assert_allclose(interpreted(_fused.relaxed, *arguments), expected, atol=8 * EPSILON)
     expected = _relaxed.one_hot(logits, noise, jnp.asarray(given), 1)
-    np.testing.assert_array_equal(_fused.one_hot(*arguments, interpret=True), expected)
+    np.testing.assert_array_equal(interpreted(_fused.one_hot, *arguments), expected)
 
 
 def drawn(hard, dtype):
@@ -128,7 +139,7 @@ def drawn(hard, dtype):
         sample = gs.gumbel_softmax(KEY, logits, temperature, hard=hard, where=where)
         return jnp.sum(weights * sample.astype(jnp.float32) ** 2), sample
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
     def everything(logits, temperature):
         (_, sample), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(logits, temperature)
         value = functools.partial(loss, temperature=temperature)
