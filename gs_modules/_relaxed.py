@@ -40,15 +40,29 @@ def _rounded(logits: jax.Array) -> jax.Array:
 _rounded.defjvps(lambda tangent, *_: tangent.astype(jnp.float32))
 
 
+SHORT_ROW = 32
+"""Classes up to which XLA on CPU takes longer for a maximum of floats than for one of integers."""
+
+
 def _row_max(array: jax.Array, axis: int) -> jax.Array:
     """The maximum of each row, with ``axis`` kept; for two classes beside each of the two.
 
     XLA on CPU takes many times as long to reduce rows of two as to combine them with themselves,
-    the other way round.
+    the other way round. A NaN may be lost.
     """
     if _is_pair(array, axis):
         return jnp.maximum(array, jnp.flip(array, axis))
-    return jnp.max(array, axis, keepdims=True)
+    if array.shape[axis] > SHORT_ROW or not jnp.issubdtype(array.dtype, jnp.floating):
+        return jnp.max(array, axis, keepdims=True)
+    signed = jnp.int64 if array.dtype == jnp.float64 else jnp.int32
+    ordered = _order_of_floats(lax.bitcast_convert_type(array, signed))
+    largest = _order_of_floats(jnp.max(ordered, axis, keepdims=True))
+    return lax.bitcast_convert_type(largest, array.dtype)
+
+
+def _order_of_floats(bits: jax.Array) -> jax.Array:
+    """Integers in the order of the floats that have these bits; and back from there to the bits."""
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
 
 
 def _row_sum(array: jax.Array, axis: int) -> jax.Array:

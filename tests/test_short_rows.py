@@ -1,0 +1,52 @@
+"""Rows of a few classes, whose maximum is one of integers. Oracles: NumPy and one device."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import gs_modules as gs
+from gs_modules._relaxed import SHORT_ROW, _row_max
+
+KEY = jax.random.key(19)
+SIZES = [1, 3, 10, SHORT_ROW, SHORT_ROW + 1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_maximum_of_a_row_is_that_of_numpy(size, dtype):
+    rows = np.random.default_rng(size).normal(size=(50, size)).astype(dtype)
+    rows[:10] *= 1e30
+    rows[10:20] = -np.abs(rows[10:20])
+    rows[20:25, 0] = np.inf
+    rows[25:30] = -np.inf
+    rows[30:35] = np.finfo(dtype).max
+    with jax.enable_x64(dtype == np.float64):
+        found = jax.jit(lambda rows: _row_max(rows, 1))(rows)
+        assert found.dtype == dtype
+    np.testing.assert_array_equal(found, rows.max(1, keepdims=True))
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_a_nan_of_either_sign_makes_its_row_nan_and_no_other(size, hard):
+    for nan in (np.nan, -np.nan):
+        logits = np.zeros((4, size), np.float32)
+        logits[1, size // 2] = np.copysign(np.float32(np.nan), np.float32(nan))
+        logits[3, -1] = np.copysign(np.float32(np.nan), np.float32(-nan))
+        drawn = np.asarray(jax.jit(lambda x: gs.gumbel_softmax(KEY, x, 0.5, hard=hard))(logits))
+        np.testing.assert_array_equal(np.isnan(drawn).all(1), [False, True, False, True])
+        np.testing.assert_array_equal(np.isnan(drawn).any(1), [False, True, False, True])
+        np.testing.assert_array_equal(gs.gumbel_max(KEY, logits)[1::2], -1)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_a_few_classes_over_devices_draw_as_on_one(kind, devices):
+    mesh = jax.make_mesh((devices,), ("shards",), axis_types=(kind,))
+    logits = jax.random.normal(KEY, (6, 8))
+    sharded = jax.device_put(logits, NamedSharding(mesh, PartitionSpec(None, "shards")))
+    hard = jax.jit(lambda logits: gs.gumbel_softmax(KEY, logits, 0.5, hard=True))
+    soft = jax.jit(lambda logits: gs.gumbel_softmax(KEY, logits, 0.5))
+    np.testing.assert_array_equal(hard(sharded), hard(logits))
+    np.testing.assert_allclose(soft(sharded), soft(logits), rtol=0, atol=8 * 2.0**-23)
