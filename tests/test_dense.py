@@ -1,6 +1,7 @@
 """The product of a dense layer: the oracle is ``lax.dot_general``, and its derivatives."""
 
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,8 @@ def test_no_product_of_a_step_is_left_to_the_slow_library(framework):
     config = Config.model_validate({"framework": framework, "training": {"steps": 3}})
     images = data.load(config.data.name, config.data.root, config.data.validation)
     trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
-    program = str(vars(trainer)["compiled_chunk"].as_text())
+    compiled: Any = trainer.compiled_chunk
+    program = str(compiled.as_text())
     products = re.findall(
         r" dot\(.*lhs_contracting_dims=\{(\d)\}, rhs_contracting_dims=\{(\d)\}", program
     )
