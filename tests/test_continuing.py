@@ -131,7 +131,9 @@ def test_losses_are_the_same_on_1_2_and_4_devices(microbatches):
     for other in measured[1:]:
         for ours, theirs in zip(other, measured[0], strict=True):
             assert ours.pop("split") == theirs["split"]
-            assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6)
+            # Of the loss to 1e-6; its KL alone is nearly 0 at first, a difference of equal numbers.
+            assert ours["neg_elbo"] == pytest.approx(theirs["neg_elbo"], rel=1e-6, abs=0)
+            assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6, abs=1e-6)
 
 
 def nan_after(build, step_before):

@@ -49,7 +49,9 @@ def assert_close(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         assert one["split"] == other["split"]
         numbers = {name: value for name, value in other.items() if name != "split"}
-        assert {name: one[name] for name in numbers} == pytest.approx(numbers, rel=1e-6)
+        # Of the loss to 1e-6; its KL alone is nearly 0 at first, a difference of equal numbers.
+        assert one["neg_elbo"] == pytest.approx(other["neg_elbo"], rel=1e-6, abs=0)
+        assert {name: one[name] for name in numbers} == pytest.approx(numbers, rel=1e-6, abs=1e-6)
 
 
 SMALL_MESHES = {"model__num_classes": 8, "training__batch_size": 96}
@@ -84,7 +86,9 @@ def test_two_processes_train_as_one(on_one_device, tmp_path):
         train(run, devices=2, processes=2, **SMALL_MESHES, mesh__data=4)
     )
     assert first == second == 0
-    assert "pictures: " in out and quiet == ""
+    assert "pictures: " in out
+    # Gloo, which sums over processes on CPU, says what it is connected to.
+    assert [line for line in quiet.splitlines() if not line.startswith("[Gloo]")] == []
     assert_close(without_speed(records_of(run)), on_one_device)
 
 
