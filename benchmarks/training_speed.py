@@ -71,15 +71,20 @@ def measure_bare(config) -> dict[str, float]:
     images = data.load(config.data.name, config.data.root, config.data.validation)
     trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
     trainer.compile()
-    state = trainer.init().state
+    begin = trainer.init()
+    state, totals = begin.state, begin.totals
     every = trainer.chunk_steps
-    chunks = [trainer.batches(start, start + every) for start in range(0, 2 * every, every)]
-    state, _ = trainer.compiled_chunk(state, trainer.images, chunks[0], np.int32(every))
-    jax.block_until_ready(state)
+    rows = trainer.batches(0, every)
+
+    def chunk(number, state, totals):
+        ends = np.int32(number * every), np.int32((number + 1) * every)
+        return trainer.compiled_chunk(state, totals, trainer.images, rows, *ends)[:2]
+
+    state, totals = jax.block_until_ready(chunk(0, state, totals))
     began = time.perf_counter()
     rounds = max(1, config.training.steps // every)
-    for _ in range(rounds):
-        state, _ = trainer.compiled_chunk(state, trainer.images, chunks[1], np.int32(every))
+    for number in range(1, rounds + 1):
+        state, totals = chunk(number, state, totals)
     jax.block_until_ready(state)
     return {"steps_per_second": rounds * every / (time.perf_counter() - began)}
 
