@@ -516,6 +516,27 @@ def test_the_legend_names_the_curves_that_there_are():
         assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == splits
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--num-processes 2", "--num-processes and --process-id need --coordinator-address"),
+        ("--coordinator-address auto --process-id 0", "need --coordinator-address HOST:PORT"),
+        ("--coordinator-address here", "expected HOST:PORT or auto, got 'here'"),
+        ("--coordinator-address a:1 --num-processes 2", "a:1 needs --num-processes and"),
+        (
+            "--coordinator-address a:1 --num-processes 2 --process-id 2",
+            "--process-id: must be less than --num-processes 2, got 2",
+        ),
+        ("--coordinator-address a:1 --num-processes 2 --process-id -1", "expected an integer"),
+    ],
+)
+def test_processes_that_make_no_run_are_refused(words, reason, empty_config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["train", str(empty_config), "--run-dir", str(tmp_path / "run"), *words.split()])
+    assert refused.value.code == 2 and reason in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("section", ["temperature", "data", "model"])
 def test_a_section_is_no_flag(section, empty_config, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:

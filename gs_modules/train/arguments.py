@@ -106,6 +106,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Override
     parsed, rest = parser.parse_known_args(words)
     options = vars(parsed)
     command = commands.choices[parsed.command]
+    if parsed.command == "train":
+        _check_processes(command, parsed)
     keys = option_names()
     if parsed.command == "tune":
         keys = [*tune_option_names(), *(f"search.{key}" for key in keys)]
@@ -144,6 +146,20 @@ def _add_processes(train: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--process-id", type=_index, metavar="INTEGER", help="which of them this is, from 0"
     )
+
+
+def _check_processes(train: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
+    address, count, index = parsed.coordinator_address, parsed.num_processes, parsed.process_id
+    if address in (None, "auto") and (count, index) != (None, None):
+        train.error("--num-processes and --process-id need --coordinator-address HOST:PORT")
+    if address in (None, "auto"):
+        return
+    if not re.fullmatch(r".+:\d+", address):
+        train.error(f"--coordinator-address: expected HOST:PORT or auto, got {address!r}")
+    if count is None or index is None:
+        train.error(f"--coordinator-address {address} needs --num-processes and --process-id")
+    if index >= count:
+        train.error(f"--process-id: must be less than --num-processes {count}, got {index}")
 
 
 def _joined(words: Sequence[str]) -> list[str]:
