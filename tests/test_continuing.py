@@ -18,8 +18,8 @@ from gs_modules.train.state import NonFiniteLossError
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
-CONFIGS = {
-    **{framework: {"framework": framework} for framework in FRAMEWORKS},
+CONFIGS = {framework: {"framework": framework} for framework in FRAMEWORKS}
+MORE_CONFIGS = {
     **{
         f"{framework} in parts and bfloat16": {
             "framework": framework,
@@ -42,7 +42,16 @@ def rest_of(trainer, snapshot):
     return snapshot, measured
 
 
-@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(pytest.param(changes, id=name) for name, changes in CONFIGS.items()),
+        *(
+            pytest.param(changes, id=name, marks=pytest.mark.slow)
+            for name, changes in MORE_CONFIGS.items()
+        ),
+    ],
+)
 def test_a_checkpoint_amid_an_interval_continues_bitwise(changes, tmp_path):
     trainer = build_trainer(**changes)
     unbroken, measured = rest_of(trainer, trainer.init())

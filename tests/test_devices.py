@@ -25,6 +25,8 @@ TIMEOUT = 900
 NUMBERS_A_ROW = 16
 """How many devices may exchange; of the programs read here, each holds 256 logits a row."""
 
+pytestmark = pytest.mark.slow  # `.ci/run` runs it all the same
+
 every_draw = pytest.mark.parametrize("name", DRAWS)
 every_layout = pytest.mark.parametrize("layout", [*LAYOUTS, *ALONE, *PROCESSES], ids=label)
 

@@ -107,7 +107,8 @@ def long_command(run):
 
 
 stopping_signals = pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "exit_code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
 )
 INTERRUPTED = "interrupted; the same command continues from what was saved\n"
 

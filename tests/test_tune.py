@@ -749,6 +749,7 @@ def test_a_killed_worker_is_reported_and_its_trial_run_again_by_another(tmp_path
         assert [one.state for one in again] == [TrialState.COMPLETE]
 
 
+@pytest.mark.slow
 def test_when_everything_is_killed_no_finished_trial_is_lost(tmp_path):
     folder = tmp_path / "study"
     with started(command(folder, *LONG)) as process:
@@ -775,6 +776,7 @@ def test_when_everything_is_killed_no_finished_trial_is_lost(tmp_path):
     assert len(results_of(folder)["trials"]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
 )
