@@ -125,7 +125,7 @@ def test_bfloat16_rounds_what_is_computed_and_not_the_parameters(framework):
     assert norms[1] == pytest.approx(norms[0], rel=0.1)
 
 
-@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("microbatches", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_losses_are_the_same_on_1_2_and_4_devices(microbatches):
     # 8 devices: tests/test_many_devices.py, in processes of their own.
     measured = []
