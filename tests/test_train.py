@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     run = RunDirectory(tmp_path)
-    for file in ("metrics.jsonl", "summary.json.part"):
+    for file in ("metrics.jsonl", f"summary.json.{os.getpid()}.part"):
         (tmp_path / file).symlink_to("/dev/full")
     for write in (lambda: run.append([{"step": 20}]), lambda: write_whole(run.summary, b"{}")):
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as refused:
@@ -659,7 +659,7 @@ def test_a_run_that_was_killed_before_it_wrote_its_config_begins(empty_config, t
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").touch()
-    (run / "config.yaml.part").write_text("seed")
+    (run / "config.yaml.123.part").write_text("seed")
     short = flags(training__steps=20, temperature__steps=20)
     assert cli.main(["train", str(empty_config), "--run-dir", str(run), *short]) == 0
 
@@ -687,14 +687,32 @@ def unfinished_run(tmp_path_factory):
     return command, run
 
 
-RECORD = "expected an object with step, split, neg_elbo, temperature, steps_per_second"
+RECORD = (
+    "expected an object with step, split, neg_elbo, reconstruction, kl, temperature, perplexity, "
+    "codes_used, steps_per_second"
+)
 DAMAGE = {
-    "removed": (None, "1: ends at step 0, and the checkpoint is of step 40"),
-    "empty": (lambda lines: [], "1: ends at step 0, and the checkpoint is of step 40"),
-    "ends early": (lambda lines: lines[:2], "2: ends at step 20, and the checkpoint is of step 40"),
+    "removed": (None, "1: ends before step 20, and the checkpoint is of step 40"),
+    "empty": (lambda lines: [], "1: ends before step 20, and the checkpoint is of step 40"),
+    "ends early": (
+        lambda lines: lines[:2],
+        "3: ends before step 40, and the checkpoint is of step 40",
+    ),
     "cut within": (lambda lines: [lines[0][:30], *lines[1:]], "1: not JSON"),
     "no text": (lambda lines: [lines[0], b"\xff\0", *lines[1:]], "2: not JSON"),
     "deep": (lambda lines: [lines[0], b"[" * 10**5, *lines[1:]], "2: not JSON"),
+    "a line removed": (
+        lambda lines: [lines[0], *lines[2:]],
+        "2: expected split validation of step 20, got train of 40",
+    ),
+    "a line doubled": (
+        lambda lines: [lines[0], *lines],
+        "2: expected split validation of step 20, got train of 20",
+    ),
+    "a key renamed": (
+        lambda lines: [lines[0].replace(b'"kl"', b'"km"'), *lines[1:]],
+        f"1: {RECORD}",
+    ),
     "another object": (lambda lines: [*lines, b'{"a": 1}'], f"6: {RECORD}"),
     "a list": (lambda lines: [b"[1]", *lines], f"1: {RECORD}"),
     "a step in words": (
@@ -713,7 +731,7 @@ def test_damaged_metrics_of_an_unfinished_run_are_refused(damage, reason, unfini
         run.metrics.write_bytes(b"\n".join(damage(lines)))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError) as refused:
-        run.forget_after(40, 40)
+        run.forget_after(40, [(n, s) for n in (20, 40) for s in ("train", "validation")])
     assert refused.value.lines == [f"{run.metrics}:{reason}; --restart begins anew"]
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -725,7 +743,39 @@ def test_metrics_that_were_removed_are_missed(unfinished_run, tmp_path, capsys):
     assert cli.main([*command, "--run-dir", str(run)]) == 2
     said = capsys.readouterr()
     (line,) = said.err.splitlines()
-    assert line.startswith(f"{run / 'metrics.jsonl'}:1: ends at step 0") and said.out == ""
+    assert line.startswith(f"{run / 'metrics.jsonl'}:1: ends before step 20") and said.out == ""
+
+
+def test_checkpoints_that_were_removed_are_missed(unfinished_run, tmp_path, capsys):
+    command, whole = unfinished_run
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    assert cli.main([*command, "--run-dir", str(run)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{run / 'checkpoints'}: no checkpoint, and the metrics reach step 40")
+    assert "--restart" in line and (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_was_whole_begins_again(unfinished_run, tmp_path):
+    command, whole = unfinished_run
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints")
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:2]))
+    assert cli.main([*command, "--run-dir", str(run)]) == 0
+    assert without_speed(records_of(run)) == without_speed(records_of(whole))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("model.num_classes", "2147483647"), ("model.hidden", "[2147483647]")]
+)
+def test_a_model_larger_than_the_memory_is_refused(flag, value, empty_config, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["train", str(empty_config), "--run-dir", str(run), f"--{flag}", value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--{flag}: its parameters, ") and "this machine has" in line
+    assert not run.exists()
 
 
 def test_a_last_line_that_was_cut_is_forgotten(unfinished_run, tmp_path):

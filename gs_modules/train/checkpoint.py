@@ -85,6 +85,14 @@ class Checkpoints:
         if step < 0:
             return like, faults
         folder = self.folder / f"{step}"
+        try:
+            return self._read(folder, like), faults
+        except Exception:
+            if folder.exists():
+                raise
+            return self.restore(like)  # the run that goes on beside us has removed it meanwhile
+
+    def _read(self, folder: Path, like: Tree) -> Tree:
         different = differences(load(folder / "config.yaml", check_root=False), self._config)
         if different:
             raise ConfigError(
@@ -95,7 +103,7 @@ class Checkpoints:
                 ]
             )
         restored: Any = _orbax().restore(folder / "state", args=ocp.args.StandardRestore(like))
-        return restored, faults
+        return restored
 
     def set_aside(self, step: int) -> None:
         """Renames a damaged step: it is in the way of the one that is written again."""
@@ -105,8 +113,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that are there, whole or damaged, the oldest first."""
-        names = [path.name for path in self.folder.glob("*")]
-        return sorted(int(name) for name in names if name.isdecimal())
+        names = [path.name for path in self.folder.glob("*") if path.is_dir()]
+        return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
 
     def _newest(self) -> tuple[int, dict[int, str]]:
         """The newest good step, -1 where there is none, and what is wrong with those after it."""

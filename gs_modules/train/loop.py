@@ -221,10 +221,21 @@ class Trainer:
         images = getattr(self.data, split)
         return evaluate(self.model, params, images, self.data.scale, key, samples)
 
-    def measured_by(self, step: int) -> int:
-        """The last step up to ``step`` after which something was measured, or 0."""
+    def measured_by(self, step: int) -> list[tuple[int, str]]:
+        """The (step, split) of every record of a run up to ``step``, without that of the test."""
         options = self.config.training
-        return step if step == options.steps else step - step % options.evaluate_every
+        steps = [*range(options.evaluate_every, step + 1, options.evaluate_every)]
+        if step == options.steps and step % options.evaluate_every:
+            steps.append(step)
+        splits = ("train", "validation") if len(self.data.validation) else ("train",)
+        return [(measured, split) for measured in steps for split in splits]
+
+    @property
+    def nbytes(self) -> int:
+        """Of what a run holds at least: the snapshot, its gradient and the images."""
+        begin = jax.eval_shape(self._init)
+        held = jax.tree.leaves((begin, begin.state.params))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in held) + self.data.train.nbytes
 
     def run(self, snapshot: Snapshot) -> Iterator[tuple[Snapshot, list[dict[str, Any]]]]:
         """The rest of the run: after every chunk a new snapshot, and what was measured there.

@@ -63,7 +63,10 @@ def joined(address: str | None, count: int | None, index: int | None) -> Iterato
         raise JoiningError(f"--coordinator-address {address}: {reason}") from error
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Where a process waits for the others, XLA's error arrives as a ValueError.
+        if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in f"{error}":
+            raise
         raise LostProcessError(
             "another process of this run has ended; the same command on every host continues from "
             "the last checkpoint"

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,11 @@ _OF_EVERY_RECORD = {
     "step": int,
     "split": str,
     "neg_elbo": int | float,
+    "reconstruction": int | float,
+    "kl": int | float,
     "temperature": int | float,
+    "perplexity": int | float,
+    "codes_used": int,
     "steps_per_second": int | float,
 }
 
@@ -104,7 +108,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         self._check_is_run()
         with contextlib.ExitStack() as stack:
-            self._lock(stack)
+            if not self.is_finished or restart:  # it may lie where nothing can be written
+                self._lock(stack)
             if restart and self.config.exists():
                 self._move_aside()
                 self._lock(stack)
@@ -125,7 +130,7 @@ class RunDirectory:
 
     def _check_is_run(self) -> None:
         # A process may have been killed before it wrote the config.
-        names = {path.name for path in self.path.iterdir()} - {_LOCK, f"{self.config.name}.part"}
+        names = {path.name for path in self.path.iterdir() if path.suffix != ".part"} - {_LOCK}
         if names and self.config.name not in names:
             raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
 
@@ -184,21 +189,29 @@ class RunDirectory:
             records.append(record)
         return records
 
-    def forget_after(self, step: int, measured: int) -> None:
+    def forget_after(self, step: int, measured: Sequence[tuple[int, str]]) -> None:
         """Drops metrics of steps after ``step``, which are about to be measured again.
 
         Args:
             step: from which the run continues.
-            measured: the last step up to there after which a run measures.
+            measured: the (step, split) of every record up to there.
 
         Raises:
-            ConfigError: the metrics cannot be read, or end before ``measured``.
+            ConfigError: the metrics cannot be read, or are not those.
         """
         kept = [r for r in self.records() if r["step"] <= step and r["split"] != "test"]
-        reached = kept[-1]["step"] if kept else 0
-        if reached < measured:
-            reason = f"ends at step {reached}, and the checkpoint is of step {step}"
-            raise self._unreadable(max(len(kept), 1), reason)
+        found = [(record["step"], record["split"]) for record in kept]
+        for line, expected in enumerate(measured, start=1):
+            if line > len(found):
+                reason = f"ends before step {expected[0]}, and the checkpoint is of step {step}"
+                raise self._unreadable(line, reason)
+            if found[line - 1] != expected:
+                reason = "expected split {1} of step {0}".format(*expected)
+                raise self._unreadable(
+                    line, f"{reason}, got {found[line - 1][1]} of {found[line - 1][0]}"
+                )
+        if len(found) > len(measured):
+            raise self._unreadable(len(measured) + 1, "a record too many")
         write_whole(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
 
     def _unreadable(self, line: int, reason: str) -> ConfigError:
@@ -235,7 +248,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that no reader and no crash ever sees a part of it."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")  # evaluate may write it too
     with naming(path):
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from gs_modules.train import data, models
 from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.config import Config
+from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.events import Events
 from gs_modules.train.failure import CommandError
@@ -63,6 +65,7 @@ def train(
             f"got {config.training.batch_size}",
         )
     trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    _check_memory(trainer)
     opened = directory.opened(config, restart=restart)
     with opened if is_first() else contextlib.nullcontext():
         if agreed(directory.is_finished):
@@ -80,6 +83,31 @@ def train(
         _finish(directory, trainer, best, console)
 
 
+def _check_memory(trainer: Trainer) -> None:
+    """Refuses a model that is larger than the memory: XLA waits for ever for as much."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if jax.default_backend() == "cpu" and trainer.nbytes > there:
+        raise ImpossibleValueError(
+            "model",
+            f"its parameters, their optimizer and gradient take {trainer.nbytes / 2**30:,.0f} GiB, "
+            f"and this machine has {there / 2**30:,.0f} GiB; make hidden, num_latents or "
+            "num_classes smaller",
+        )
+
+
+def _check_beginning(directory: RunDirectory, checkpoint_every: int) -> None:
+    """Refuses to train again what was trained already, behind one's back."""
+    records = directory.records()
+    # The metrics of a step are written just before its checkpoint, which may be what was killed.
+    if records and records[-1]["step"] > checkpoint_every:
+        raise ConfigError(
+            [
+                f"{directory.checkpoints}: no checkpoint, and the metrics reach step "
+                f"{records[-1]['step']}; restore it, or write --restart to begin anew"
+            ]
+        )
+
+
 def _train(
     trainer: Trainer, directory: RunDirectory, checkpoints: Checkpoints, console: Console
 ) -> Best:
@@ -93,6 +121,8 @@ def _train(
             say(console, f"{fault}; set aside as {step}.damaged")
         step = int(snapshot.state.step)
         if is_first():
+            if not step:
+                _check_beginning(directory, options.checkpoint_every)
             directory.forget_after(step, trainer.measured_by(step))
         if step:
             say(console, f"continuing from step {step}")
@@ -137,7 +167,7 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
         return
     best = jax.device_get(best)  # what follows is no computation of all processes
     last = trainer.config.training.steps
-    directory.forget_after(last, last)
+    directory.forget_after(last, trainer.measured_by(last))
     tested["steps_per_second"] = directory.records()[-1]["steps_per_second"]
     directory.append([tested])
     with contextlib.closing(Events(directory.events, after=last)) as events:

@@ -72,7 +72,10 @@ class Tuning:
     def shown_storage(self) -> str | None:
         """The URL without its password."""
         url = self.study.storage
-        return None if url is None else re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", url)
+        if url is None:
+            return None
+        hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)  # a password may hold any of :/@
+        return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", hidden)
 
     def flat(self) -> dict[str, str]:
         """What must not change while the study goes on: key and value, for people too."""
@@ -167,9 +170,9 @@ def load(
             "trials are compared by validation images; keep some, such as 237 of digits",
         )
     search = dict(_search(source, base or Config()))
-    if faults := [*source.faults(), *base_source.faults()]:
+    faults = [*source.faults(), *base_source.faults()]
+    if faults or base is None or study is None:
         raise ConfigError(faults)
-    assert base is not None and study is not None
     return Tuning(base, study, search)
 
 
@@ -216,16 +219,18 @@ def _base(source: Source, folder: Path) -> Source:
 def _search(source: Source, base: Config) -> Iterator[tuple[str, Choices | Range]]:
     """The space of each key, those that choose a kind first."""
     spaces: dict[str, Choices | Range] = {}
-    given = {key: value for key, value in _mapping(source, "search").items() if value is not None}
+    given = _mapping(source, "search")
     for key, value in given.items():
         path = ("search", key)
         if key not in option_names():
             source.refuse(path, unknown("key", key, option_names(), "a config has"))
+        elif value is None:
+            continue
         elif key.startswith("data."):
             source.refuse(path, "trials are compared by the same images; set it under base")
         elif space := _space(source, path, value):
             spaces[key] = space
-    if not given:
+    if all(value is None for value in given.values()):
         source.refuse(("search",), "expected keys to search, such as 'temperature.end: [0.3, 0.5]'")
     for key in sorted(spaces, key=lambda key: not key.endswith(".kind")):
         reasons = [refusal_of(key, end, spaces, base) for end in spaces[key].ends()]

@@ -119,7 +119,8 @@ def refusal_of(key: str, value: Any, search: Search, base: Config) -> str | None
     section, _, name = key.rpartition(".")
     if name == "kind":
         known = CHOICES[section]
-        return None if value in known else unknown("kind", value, known)
+        is_known = isinstance(value, str) and value in known
+        return None if is_known else unknown("kind", value, known)
     kinds = kinds_of(key, search, base)
     if not kinds:
         having = [kind for kind, model in CHOICES[section].items() if name in model.model_fields]

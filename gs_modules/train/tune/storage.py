@@ -31,7 +31,11 @@ class StorageError(CommandError):
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The journal of a folder that this process alone uses, whatever ended the one before it."""
+    """The journal of a folder that this process alone uses, whatever ended the one before it.
+
+    Raises:
+        StorageError: a line of it is none that Optuna wrote.
+    """
     # Optuna would wait half a minute for the lock of a killed process.
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.exists():
@@ -39,7 +43,11 @@ def open_journal(path: Path) -> JournalStorage:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):  # Optuna appends to a line that was cut and cannot read it then
             os.truncate(path, whole)
-    return JournalStorage(JournalFileBackend(f"{path}"))
+    try:
+        return JournalStorage(JournalFileBackend(f"{path}"))
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{path}: damaged: {error}; restore it, or choose another --study-dir"
+        raise StorageError(reason) from error
 
 
 def open_database(url: str) -> RDBStorage:
@@ -68,7 +76,7 @@ def open_database(url: str) -> RDBStorage:
             time.sleep(0.5)
         except (ArgumentError, ImportError) as error:
             raise StorageError(_first_line(error)) from error
-    raise AssertionError("unreachable")
+    raise StorageError(f"{url} did not open")
 
 
 def retry() -> RetryHeartbeatStaleTrialCallback:

@@ -35,6 +35,8 @@ from gs_modules.train.tune.storage import (
     retry,
 )
 
+JOURNAL = "journal.log"
+
 
 class Study:
     """The trials of one search.
@@ -133,24 +135,37 @@ class Study:
 
 
 @contextlib.contextmanager
-def open_study(tuning: Tuning, folder: Path) -> Iterator[Study]:
+def open_study(tuning: Tuning, folder: Path, *, known: bool = False) -> Iterator[Study]:
     """The study of a folder that this process alone uses; it is made if it is not there.
 
+    Args:
+        tuning: the study.
+        folder: of the study.
+        known: it was there before, and is not made anew if it is not there now.
+
     Raises:
-        ConfigError: the storage cannot be used, or holds another study of this name.
+        ConfigError: the storage cannot be used, holds another study of this name, or lost a known
+            one.
         StorageError: it failed later.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    place = tuning.shown_storage or f"{folder / 'journal.log'}"
+    place = tuning.shown_storage or f"{folder / JOURNAL}"
     with naming(place):
         database = None
         if tuning.study.storage is None:
-            storage = open_journal(folder / "journal.log")
+            storage = open_journal(folder / JOURNAL)
         else:
             try:
                 storage = database = open_database(tuning.study.storage)
             except StorageError as error:
                 raise ConfigError([f"study.storage: {place} cannot be used: {error}"]) from error
+        if known and tuning.study.name not in optuna.get_all_study_names(storage):
+            raise ConfigError(
+                [
+                    f"{place}: the trials of study {tuning.study.name!r} are gone; restore them, "
+                    "or write --study-dir with another folder to begin anew"
+                ]
+            )
         study = _load_or_create(tuning, storage)
         _check_config(tuning, study, place)
         opened = Study(tuning, study, database)
@@ -174,8 +189,9 @@ def _check_config(tuning: Tuning, study: optuna.Study, place: str) -> None:
     ours = {key: value for key, value in tuning.flat().items() if key != "study.storage"}
     stored = study.user_attrs.get("config")
     if stored is None:
+        # What is to be beaten; first, so that no end of the process comes in between.
+        study.enqueue_trial(values_of_base(tuning.search, tuning.base), skip_if_exists=True)
         study.set_user_attr("config", json.dumps(ours))
-        study.enqueue_trial(values_of_base(tuning.search, tuning.base))  # what is to be beaten
     elif different := differences(json.loads(stored), ours):
         raise ConfigError(
             [

@@ -23,7 +23,7 @@ from gs_modules.train.run_directory import refusing, write_whole
 from gs_modules.train.tune.config import Tuning, differences, flat_of
 from gs_modules.train.tune.space import shown, suggest
 from gs_modules.train.tune.storage import HEARTBEAT
-from gs_modules.train.tune.study import Study, open_study
+from gs_modules.train.tune.study import JOURNAL, Study, open_study
 from gs_modules.train.tune.workers import Worker, cpus
 from gs_modules.train.yaml_source import YamlError
 
@@ -62,7 +62,11 @@ def tune(tuning: Tuning, folder: Path, console: Console) -> None:
         NoWorkerError: all workers died.
     """
     data.load(tuning.base.data.name, tuning.base.data.root, tuning.base.data.validation)
-    with _folder_of(tuning, folder), open_study(tuning, folder) as study:
+    stored = folder / "study.yaml"
+    with _folder_of(tuning, folder), open_study(tuning, folder, known=stored.exists()) as study:
+        # Not before: a storage that could not be used is no study yet.
+        if not stored.exists() or stored.read_text() != tuning.to_yaml():
+            write_whole(stored, tuning.to_yaml().encode())
         if study.is_finished and (folder / "best.yaml").exists():
             say(console, f"finished already: {len(study.finished())} trials; see {folder}")
             return
@@ -81,10 +85,8 @@ def _folder_of(tuning: Tuning, folder: Path) -> Iterator[None]:
     with refusing(f"--study-dir: {folder} cannot be made a folder"):
         folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "study.yaml"
-    if not stored.exists() and {path.name for path in folder.iterdir()} - {
-        _LOCK,
-        f"{stored.name}.part",
-    }:
+    names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
+    if not stored.exists() and not names <= {_LOCK, JOURNAL}:  # of a process that was killed
         raise ConfigError([f"{folder}: not empty and not a study; choose another --study-dir"])
     with contextlib.ExitStack() as stack:
         with refusing(f"--study-dir: {folder} cannot be written"):
@@ -97,18 +99,18 @@ def _folder_of(tuning: Tuning, folder: Path) -> Iterator[None]:
                         "with another folder (machines that share a study each have their own)"
                     ]
                 ) from None
-        if not stored.exists() or _checked(stored, tuning) != tuning.to_yaml():
-            write_whole(stored, tuning.to_yaml().encode())
+        if stored.exists():
+            _check(stored, tuning)
         yield
 
 
-def _checked(stored: Path, tuning: Tuning) -> str:
-    """What the study that is there was told, if this is not another one."""
+def _check(stored: Path, tuning: Tuning) -> None:
+    """Refuses another study than the one that is there."""
     try:
-        text = stored.read_text()
-        different = differences(flat_of(text), tuning.flat())
-    except (YamlError, UnicodeDecodeError, TypeError, KeyError) as error:
-        raise ConfigError([f"{stored}: cannot be read: {error}"]) from None
+        different = differences(flat_of(stored.read_text()), tuning.flat())
+    except (YamlError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
+        reason = "damaged: not what a study writes; restore it, or choose another --study-dir"
+        raise ConfigError([f"{stored}: {reason}"]) from None
     if different:
         raise ConfigError(
             [
@@ -117,7 +119,6 @@ def _checked(stored: Path, tuning: Tuning) -> str:
                 *(f"{stored}: {difference}" for difference in different),
             ]
         )
-    return text
 
 
 class _Supervisor:
@@ -179,7 +180,8 @@ class _Supervisor:
 
     def _answer(self, worker: Worker, message: tuple[Any, ...]) -> None:
         trial = worker.trial
-        assert trial is not None, message
+        if trial is None:
+            raise NoWorkerError(f"a worker without a trial said {message}")
         kind, *values = message
         if kind == "bound":
             step, bound = values
