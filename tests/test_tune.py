@@ -35,7 +35,7 @@ from gs_modules.train.tune.report import (
     write_results,
 )
 from gs_modules.train.tune.space import suggest, values_of_base
-from gs_modules.train.tune.storage import GRACE, RETRIES, open_database
+from gs_modules.train.tune.storage import GRACE, RETRIES, StorageError, open_database
 from gs_modules.train.tune.study import open_study
 from gs_modules.train.tune.worker import train_trial
 
@@ -232,10 +232,21 @@ def test_keys_beside_the_file_of_a_base_are_on_top_of_it_and_flags_on_top_of_the
     assert (tuning.base.seed, tuning.base.temperature.kind) == (1, "cosine")
 
 
-def test_the_password_of_a_database_is_written_nowhere(file):
-    tuning = given(file, SMALL, ("study.storage", "postgresql://me:s3cret@host:5/db"))
-    assert tuning.study.storage == "postgresql://me:s3cret@host:5/db"
-    assert "postgresql://me:***@host:5/db" in tuning.to_yaml()
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        ("postgresql://me:s3cret@host:5/db", "postgresql://me:***@host:5/db"),
+        ("postgresql://me:a:b/s3cret@x@host/db", "postgresql://me:***@host/db"),
+        (
+            "postgresql://host/db?user=me&password=s3cret",
+            "postgresql://host/db?user=me&password=***",
+        ),
+    ],
+)
+def test_the_password_of_a_database_is_written_nowhere(url, written, file):
+    tuning = given(file, SMALL, ("study.storage", url))
+    assert tuning.study.storage == url
+    assert written in tuning.to_yaml()
     assert "s3cret" not in tuning.to_yaml() + json.dumps(tuning.flat())
 
 
@@ -362,6 +373,16 @@ def test_a_misspelt_flag_is_answered_with_the_nearest(flag, said, file, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["tune", str(file), flag, "5"])
     assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_a_misspelt_search_is_answered_with_the_nearest(joint, file, capsys):
+    words = f"--search.temperature.ends{joint}[0.1,0.3]".split(" ")
+    assert cli.main(["tune", str(file), "--print-config", *words]) == 2
+    assert capsys.readouterr().err == (
+        "--search.temperature.ends: unknown key 'temperature.ends'; did you mean "
+        "'temperature.end'?\n"
+    )
 
 
 def test_help_has_every_flag(capsys):
@@ -525,6 +546,45 @@ def test_a_journal_whose_last_line_was_cut_and_whose_lock_was_left_goes_on(tmp_p
     assert time.monotonic() - began < 20  # Optuna waits for 30 seconds
     with open_study(tuning, tmp_path) as study:
         assert [trial.value for trial in study.finished()] == [20.0, 22.0]
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    tuning = small_tuning(tmp_path)
+    with open_study(tuning, tmp_path) as study:
+        study.complete(study.ask(), 20.0, 60)
+    journal = tmp_path / "journal.log"
+    first, *rest = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([first.replace(b"{", b"[", 1), *rest]))
+    reason = f"{journal}: damaged: .*--study-dir"
+    with pytest.raises(StorageError, match=reason), open_study(tuning, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("size", [None, 0, 50], ids=["removed", "emptied", "cut"])
+def test_a_known_study_whose_trials_are_gone_is_not_begun_again(size, tmp_path):
+    tuning = small_tuning(tmp_path)
+    with open_study(tuning, tmp_path) as study:
+        study.complete(study.ask(), 20.0, 60)
+    journal = tmp_path / "journal.log"
+    journal.unlink() if size is None else os.truncate(journal, size)
+    lost = pytest.raises(ConfigError, match="are gone; restore them")
+    with lost, open_study(tuning, tmp_path, known=True):
+        pass
+
+
+def test_the_values_of_the_base_come_first_whatever_was_killed(tmp_path):
+    tuning = small_tuning(tmp_path)
+    with open_study(tuning, tmp_path):
+        pass
+    journal = tmp_path / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for count in range(1, len(lines)):
+        journal.write_bytes(b"".join(lines[:count]))
+        with open_study(tuning, tmp_path) as study:
+            assert study.ask() is not None
+            [first] = study.optuna.get_trials()
+        base = values_of_base(tuning.search, tuning.base)
+        assert first.system_attrs["fixed_params"] == base
 
 
 def test_a_database_holds_one_config_for_each_name(tmp_path):
