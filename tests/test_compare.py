@@ -404,6 +404,7 @@ def test_the_command_prints_draws_and_answers(empty_config, tmp_path, capsys):
     assert written["truth"]["method"] == "enumeration" and written["refusals"] == []
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_a_run_of_the_same_config(empty_config, tmp_path, capsys):
     run, output = tmp_path / "run", tmp_path / "there"
     where = ["--run-dir", str(run)]

@@ -151,6 +151,7 @@ def drawn(hard, dtype):
     return everything(logits, jnp.float32(0.7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hard", "dtype"), [(False, jnp.float32), (True, jnp.bfloat16)])
 def test_public_functions_and_their_derivatives_agree_with_xla(request, hard, dtype):
     expected = drawn(hard, dtype)

@@ -162,6 +162,7 @@ def test_a_second_signal_stops_at_once_even_a_compilation(number, exit_code, tmp
     assert (process.returncode, rest, errors) == (exit_code, "", INTERRUPTED)
 
 
+@pytest.mark.slow
 @stopping_signals
 def test_a_signal_while_a_run_is_finished_stops_it_and_it_is_finished_again(
     number, exit_code, unbroken_run, tmp_path
@@ -637,7 +638,13 @@ def test_restart_moves_the_run_that_a_link_leads_to(tmp_path):
     assert [load(run.with_name(n) / "config.yaml").seed for n in ("run.1", "run")] == [0, 1]
 
 
-@pytest.mark.parametrize("restart", [[], ["--restart"]], ids=["continue", "restart"])
+@pytest.mark.parametrize(
+    "restart",
+    [
+        pytest.param([], id="continue"),
+        pytest.param(["--restart"], id="restart", marks=pytest.mark.slow),
+    ],
+)
 def test_a_second_process_is_refused_while_the_first_trains(
     restart, empty_config, tmp_path, capsys
 ):

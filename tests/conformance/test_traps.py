@@ -46,6 +46,7 @@ def keys(count):
 # --- noise and ticks ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_module
 def test_a_thousand_draws_of_steps_and_layers_are_a_thousand_noises(framework, module):
     built = model(framework, module, 10, **OPTIONS)
@@ -240,6 +241,7 @@ def of_core(module, params, x):
     return gs.gumbel_softmax(KEY, logits_of(module, x), temperature, hard=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", REQUIRED)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
 def test_transplanted_parameters_give_the_same_numbers_in_every_framework(module, dtype):
