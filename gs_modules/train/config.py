@@ -107,10 +107,14 @@ def print_config(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The dotted keys that differ, as `key: old -> new`."""
-    before, after = _flat(old), _flat(new)
+    return changed(_flat(old), _flat(new))
+
+
+def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The keys of two mappings that differ, as `key: before -> after`, those of `before` first."""
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
-        for key in before | after
+        for key in dict(before) | dict(after)
         if before.get(key) != after.get(key)
     ]
 

@@ -105,15 +105,6 @@ def flat_of(text: str) -> dict[str, str]:
     return flat
 
 
-def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """The keys of two `Tuning.flat()` that differ, as `key: old -> new`."""
-    return [
-        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in dict(old) | dict(new)
-        if old.get(key) != new.get(key)
-    ]
-
-
 @functools.cache
 def tune_option_names() -> dict[str, Option]:
     """Every flag of the command but those of a search: its type, its default and its help."""

@@ -14,13 +14,13 @@ from optuna.trial import Trial
 from rich.console import Console
 
 from gs_modules.train import data
-from gs_modules.train.config import to_yaml
+from gs_modules.train.config import changed, to_yaml
 from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.failure import CommandError
 from gs_modules.train.interruption import hearing, stop_run
 from gs_modules.train.run_directory import refusing, write_whole
-from gs_modules.train.tune.config import Tuning, differences, flat_of
+from gs_modules.train.tune.config import Tuning, flat_of
 from gs_modules.train.tune.space import shown, suggest
 from gs_modules.train.tune.storage import HEARTBEAT
 from gs_modules.train.tune.study import JOURNAL, Study, open_study
@@ -107,7 +107,7 @@ def _folder_of(tuning: Tuning, folder: Path) -> Iterator[None]:
 def _check(stored: Path, tuning: Tuning) -> None:
     """Refuses another study than the one that is there."""
     try:
-        different = differences(flat_of(stored.read_text()), tuning.flat())
+        different = changed(flat_of(stored.read_text()), tuning.flat())
     except (YamlError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
         reason = "damaged: not what a study writes; restore it, or choose another --study-dir"
         raise ConfigError([f"{stored}: {reason}"]) from None
