@@ -14,8 +14,8 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
     """``lax.dot_general``, for the argument of that name of Flax's layers.
 
     The gradient to a kernel sums over the batch, which is the first axis of both factors. XLA on
-    CPU leaves that to a library that takes several times as long for small matrices, and so is given
-    the transposed input instead.
+    CPU leaves that to a library that takes several times as long for small matrices, and so is
+    given the transposed input instead.
 
     Args:
         x: ``[B, D]``; other shapes are left to ``lax.dot_general``.
