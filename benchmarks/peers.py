@@ -177,6 +177,7 @@ def of_torch(peer, shape, dtype, kind, passes):
             return gumbel_softmax(logits, TEMPERATURE, hard=hard)
 
     if peer == "torch_compiled":
+        torch.compiler.reset()  # after eight shapes of one function it would compile no other
         sample = torch.compile(sample)
     logits, weights = (torch.from_numpy(a).to(getattr(torch, dtype)) for a in inputs(shape))
 

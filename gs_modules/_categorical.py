@@ -13,16 +13,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
+from gs_modules._draw import draw, draw_with_scores
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     choose_first,
     computing_logits,
-    first_argmax,
     is_nan_row,
     none_if_zero,
     one_hot,
     perturbed,
     relaxed,
+    row_index,
+    tempered_softmax,
     with_derivative_of,
 )
 
@@ -193,7 +195,7 @@ def straight_through_argmax(
     """
     logits, axis, where = _arguments.categories(logits, axis, where)
     temperature = _arguments.category_temperature(temperature, logits, axis)
-    return _straight_through_argmax(logits, temperature, where, axis).astype(logits.dtype)
+    return argmax_of_checked(logits, temperature, where, axis).astype(logits.dtype)
 
 
 def log_weights(weights: ArrayLike) -> jax.Array:
@@ -228,10 +230,12 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
     if _gpu.has_kernel(key, logits, axis):
         return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
-    noise = class_noise_like(key, logits, axis)
-    soft = relaxed(logits, noise, temperature, axis)
     if hard:
-        soft = with_derivative_of(one_hot(logits, noise, temperature, axis), soft)
+        is_drawn, index, scores = draw_with_scores(key, logits, axis)
+        soft = tempered_softmax(logits, scores, temperature, axis)
+        soft = with_derivative_of(one_hot(is_drawn, index, temperature), soft)
+    else:
+        soft = relaxed(logits, class_noise_like(key, logits, axis), temperature, axis)
     return soft.astype(dtype)
 
 
@@ -239,16 +243,16 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
 def _gumbel_max(key, logits, axis, where):
     if _gpu.has_kernel(key, logits, axis):
         return _gpu.first_argmax(key, _gpu.masked(logits, where))
-    logits = computing_logits(logits, where)
-    noise = class_noise_like(key, logits, axis)
-    return jnp.squeeze(first_argmax(perturbed(logits, noise, axis), axis), axis)
+    _, index = draw(key, computing_logits(logits, where), axis)
+    return row_index(index, axis)
 
 
 @functools.partial(jax.jit, static_argnums=3, inline=True)
-def _straight_through_argmax(logits, temperature, where, axis):
+def argmax_of_checked(logits, temperature, where, axis):
     logits = computing_logits(logits, where)
+    largest = choose_first(perturbed(lax.stop_gradient(logits), None, axis), axis)
     soft = relaxed(logits, None, temperature, axis)
-    return with_derivative_of(one_hot(logits, None, temperature, axis), soft)
+    return with_derivative_of(one_hot(*largest, temperature), soft)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -258,9 +262,8 @@ def _gumbel_lookup(key, logits, table, temperature, where):
         index, soft = _gpu.index_and_relaxed(key, _gpu.masked(logits, where), temperature)
     else:
         logits = computing_logits(logits, where)
-        noise = class_noise_like(key, logits, axis)
-        _, index = choose_first(perturbed(lax.stop_gradient(logits), noise, axis), axis)
-        soft = relaxed(logits, noise, temperature, axis)
+        _, index, scores = draw_with_scores(key, logits, axis)
+        soft = tempered_softmax(logits, scores, temperature, axis)
     is_nan = is_nan_row(index, temperature)
     index = jnp.where(is_nan, -1, index)[..., 0]
     is_nan = is_nan[..., 0].reshape(*index.shape, *(1 for _ in table.shape[1:]))

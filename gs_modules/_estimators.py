@@ -18,14 +18,16 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
-from gs_modules._categorical import sample_of_checked
-from gs_modules._noise import class_noise_like, gumbel_noises_like
+from gs_modules._categorical import argmax_of_checked, sample_of_checked
+from gs_modules._draw import draw, draw_with_scores, key_of_others, scores_given
+from gs_modules._noise import class_noise_like, exponential_noises_like
 from gs_modules._relaxed import (
     computing_logits,
     log_probabilities,
     one_hot,
     perturbed,
     relaxed,
+    tempered_softmax,
     with_derivative_of,
 )
 
@@ -114,8 +116,7 @@ class StraightThrough(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        noise = class_noise_like(key, logits, axis)
-        drawn = one_hot(logits, noise, temperature, axis)
+        drawn = one_hot(*draw(key, logits, axis), temperature)
         return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
 
@@ -147,11 +148,13 @@ class DecoupledStraightThrough(_CategoricalEstimator):
         _arguments.static_bool("hard", self.hard)
 
     def _sample(self, key, logits, temperature, axis):
-        noise = class_noise_like(key, logits, axis)
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
-        surrogate = relaxed(logits, noise, backward_temperature, axis)
         if self.hard:
-            return with_derivative_of(one_hot(logits, noise, temperature, axis), surrogate)
+            is_drawn, index, scores = draw_with_scores(key, logits, axis)
+            surrogate = tempered_softmax(logits, scores, backward_temperature, axis)
+            return with_derivative_of(one_hot(is_drawn, index, temperature), surrogate)
+        noise = class_noise_like(key, logits, axis)
+        surrogate = relaxed(logits, noise, backward_temperature, axis)
         sample = relaxed(lax.stop_gradient(logits), noise, temperature, axis)
         return with_derivative_of(sample, sample + surrogate)
 
@@ -182,20 +185,17 @@ class GumbelRao(_CategoricalEstimator):
         object.__setattr__(self, "num_samples", count)
 
     def _sample(self, key, logits, temperature, axis):
-        # One draw for all, the first for the index: it is then that of gumbel_max with this key.
-        noise = gumbel_noises_like(key, 1 + self.num_samples, logits)
-        first = class_noise_like(key, logits, axis) if logits.shape[axis] == 2 else noise[0]
-        drawn = one_hot(logits, first, temperature, axis)
-        is_drawn = drawn == 1
+        is_drawn, index = draw(key, logits, axis)
         log_p = log_probabilities(lax.stop_gradient(logits), axis)
 
         def conditioned(noise):
-            log_of_drawn = -jnp.sum(jnp.where(is_drawn, noise, 0), axis, keepdims=True)
-            others = -jnp.logaddexp(-noise - log_p, log_of_drawn)
-            scores = jnp.where(is_drawn, -log_of_drawn, others)
-            return relaxed(with_derivative_of(scores, logits), None, temperature, axis)
+            smallest = jnp.sum(jnp.where(is_drawn, noise, 0), axis, keepdims=True)
+            scores = scores_given(is_drawn, smallest, noise, log_p)
+            return tempered_softmax(logits, scores, temperature, axis)
 
-        return with_derivative_of(drawn, jax.vmap(conditioned)(noise[1:]).mean(0))
+        noise = exponential_noises_like(key_of_others(key), self.num_samples, logits)
+        mean = jax.vmap(conditioned)(noise).mean(0)
+        return with_derivative_of(one_hot(is_drawn, index, temperature), mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +224,7 @@ class GappedStraightThrough(_CategoricalEstimator):
         object.__setattr__(self, "gap", value)
 
     def _sample(self, key, logits, temperature, axis):
-        noise = class_noise_like(key, logits, axis)
-        drawn = one_hot(logits, noise, temperature, axis)
+        drawn = one_hot(*draw(key, logits, axis), temperature)
         # As logits - max: the drawn one becomes 0, the others at most -gap.
         below_max = perturbed(lax.stop_gradient(logits), None, axis)
         gapped = jnp.where(drawn == 1, 0, jnp.minimum(below_max, -self.gap))
@@ -259,8 +258,7 @@ class ReinMax(_CategoricalEstimator):
             )
 
     def _sample(self, key, logits, temperature, axis):
-        noise = class_noise_like(key, logits, axis)
-        drawn = one_hot(logits, noise, temperature, axis)
+        drawn = one_hot(*draw(key, logits, axis), temperature)
         one = jnp.ones((), logits.dtype)
         smoothed = relaxed(lax.stop_gradient(logits), None, lax.stop_gradient(temperature), axis)
         log_p_drawn = jnp.log((smoothed + drawn) / 2)
@@ -280,8 +278,7 @@ class StraightThroughArgmax(_CategoricalEstimator):
 
     def _sample(self, key, logits, temperature, axis):
         del key
-        drawn = one_hot(logits, None, temperature, axis)
-        return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
+        return argmax_of_checked(logits, temperature, None, axis)
 
 
 ESTIMATORS = {

@@ -45,7 +45,7 @@ def has_kernel(key: jax.Array, logits: jax.Array, axis: int) -> bool:
         and kernels() is not None
         and jax.device_count() == 1
         and jax.sharding.get_abstract_mesh().empty
-        and _draws_philox(key)
+        and draws_philox(key)
         and axis == logits.ndim - 1
         and logits.shape[axis] != 2  # which take one noise a row, not two
         and logits.dtype != jnp.float64
@@ -53,7 +53,7 @@ def has_kernel(key: jax.Array, logits: jax.Array, axis: int) -> bool:
     )
 
 
-def _draws_philox(key: jax.Array) -> bool:
+def draws_philox(key: jax.Array) -> bool:
     return jax.random.key_impl(_typed(key)) in ("rbg", "unsafe_rbg")
 
 
@@ -81,8 +81,11 @@ def sample(
 def _sample(data, logits, temperature, hard, dtype):
     def by_xla(data, logits, temperature):
         logits, noise = _logits_and_noise(data, logits)
-        draw = _relaxed.one_hot if hard else _relaxed.relaxed
-        return draw(logits, noise, temperature, logits.ndim - 1).astype(dtype)
+        axis = logits.ndim - 1
+        if hard:
+            drawn = _relaxed.choose_first(_relaxed.perturbed(logits, noise, axis), axis)
+            return _relaxed.one_hot(*drawn, temperature).astype(dtype)
+        return _relaxed.relaxed(logits, noise, temperature, axis).astype(dtype)
 
     def by_kernel(data, logits, temperature):
         draw = kernels().one_hot if hard else kernels().relaxed

@@ -13,7 +13,7 @@ from gs_modules import _arguments
 from gs_modules._metrics import Usage
 from gs_modules._modules import sample_output
 from gs_modules._objectives import categorical_kl
-from gs_modules._relaxed import first_argmax
+from gs_modules._relaxed import choose_first, row_index
 from gs_modules._types import AxisName, Prior
 
 
@@ -107,12 +107,13 @@ def latent_output(
         >>> latent_output(jnp.eye(2), jnp.zeros((2, 2)), None, 0.5).index.tolist()
         [0, 1]
     """
+    axis = sample.ndim - 1
     kl = categorical_kl(logits, prior_logits, where=where).sum(-1)
     weights = jnp.where(sample == 0, -jnp.inf, sample)  # a row of zeros has no index
     reported = math.nan if temperature is None else temperature
     return LatentOutput(
         sample=sample_output(sample, logits, dtype),
-        index=first_argmax(weights, sample.ndim - 1).squeeze(-1),
+        index=row_index(choose_first(weights, axis)[1], axis),
         logits=logits,
         kl=kl,
         temperature=jnp.asarray(reported, jnp.float32),

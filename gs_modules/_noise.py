@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._bits import Bits, drawn
+from gs_modules._bits import Log, drawn
+
+SHORT_AXIS = 128
+"""The last axis is merged with the one before while it has fewer numbers."""
 
 
 def gumbel_noise(
@@ -72,23 +76,28 @@ def class_noise_like(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """
     if logits.shape[axis] != 2:
         return gumbel_noise_like(key, logits)
-    sharding = of_rows = explicit_sharding(logits)
-    if of_rows is not None:
-        of_rows = of_rows.update(
-            spec=PartitionSpec(*of_rows.spec[:axis], None, *of_rows.spec[axis + 1 :])
-        )
-    shape = (*logits.shape[:axis], 1, *logits.shape[axis + 1 :])
-    noise = _logistic(key, shape, logits.dtype, of_rows)
+    noise = _logistic(key, *_of_rows(logits, axis, 1))
+    sharding = explicit_sharding(logits)
     position = lax.broadcasted_iota(jnp.int32, logits.shape, axis, out_sharding=sharding)
     return jnp.where(position == 0, noise, 0)
 
 
-def gumbel_noises_like(key: jax.Array, count: int, logits: jax.Array) -> jax.Array:
-    """``count`` times ``gumbel_noise_like`` on a new first axis; the first is that of one."""
+def gumbel_noise_of_rows(key: jax.Array, count: int, logits: jax.Array, axis: int) -> jax.Array:
+    """``count`` noises for each row of ``logits``, on the axis of the classes."""
+    return _gumbel(key, *_of_rows(logits, axis, count))
+
+
+def exponential_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """``-log U``, standard exponential: ``exp(-gumbel_noise_like)``."""
+    return _exponential(key, logits.shape, logits.dtype, explicit_sharding(logits))
+
+
+def exponential_noises_like(key: jax.Array, count: int, logits: jax.Array) -> jax.Array:
+    """``count`` times ``exponential_noise_like``, on a new first axis."""
     sharding = explicit_sharding(logits)
     if sharding is not None:
         sharding = sharding.update(spec=PartitionSpec(None, *sharding.spec))
-    return _gumbel(key, (count, *logits.shape), logits.dtype, sharding)
+    return _exponential(key, (count, *logits.shape), logits.dtype, sharding)
 
 
 def logistic_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
@@ -105,32 +114,70 @@ def explicit_sharding(array: jax.Array) -> NamedSharding | None:
     return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
 
 
+def _of_rows(
+    logits: jax.Array, axis: int, count: int
+) -> tuple[tuple[int, ...], DTypeLike, NamedSharding | None]:
+    """Shape, dtype and sharding of logits with ``count`` classes, which no device divides."""
+    shape = (*logits.shape[:axis], count, *logits.shape[axis + 1 :])
+    sharding = explicit_sharding(logits)
+    if sharding is not None:
+        spec = sharding.spec
+        sharding = sharding.update(spec=PartitionSpec(*spec[:axis], None, *spec[axis + 1 :]))
+    return shape, logits.dtype, sharding
+
+
 def _gumbel(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
 ) -> jax.Array:
-    def draw(key: jax.Array, bits: Bits) -> jax.Array:
-        a, is_low = _distance_to_nearer_end(bits(key, shape, _unsigned(dtype), sharding), dtype)
-        rest, added = _rounded_rest(a)
-        exponential = jnp.where(is_low, added, 0) - jnp.log(jnp.where(is_low, rest, a))
-        return -jnp.log(exponential)
+    def gumbel(bits: jax.Array, log: Log) -> jax.Array:
+        return -log(_exponential_of(bits, dtype, log))
 
-    return drawn(draw, key)
+    return _drawn(gumbel, key, shape, dtype, sharding)
+
+
+def _exponential(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
+) -> jax.Array:
+    def exponential(bits: jax.Array, log: Log) -> jax.Array:
+        return _exponential_of(bits, dtype, log)
+
+    return _drawn(exponential, key, shape, dtype, sharding)
 
 
 def _logistic(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
 ) -> jax.Array:
-    def draw(key: jax.Array, bits: Bits) -> jax.Array:
-        a, is_low = _distance_to_nearer_end(bits(key, shape, _unsigned(dtype), sharding), dtype)
+    def logistic(bits: jax.Array, log: Log) -> jax.Array:
+        a, is_low = _distance_to_nearer_end(bits, dtype)
         rest, added = _rounded_rest(a)
-        log_odds = jnp.log(a) - jnp.log(rest) + added
+        log_odds = log(a) - log(rest) + added
         return jnp.where(is_low, log_odds, -log_odds)
 
-    return drawn(draw, key)
+    return _drawn(logistic, key, shape, dtype, sharding)
 
 
-def _unsigned(dtype: DTypeLike) -> DTypeLike:
-    return jnp.uint64 if dtype == jnp.float64 else jnp.uint32
+def _drawn(
+    of_bits: Callable[[jax.Array, Log], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    sharding: NamedSharding | None,
+) -> jax.Array:
+    unsigned = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
+    # The bits of an array do not depend on its shape, but a short last axis leaves vectors idle.
+    merged = shape
+    while sharding is None and len(merged) > 1 and merged[-1] < SHORT_AXIS:
+        merged = (*merged[:-2], merged[-2] * merged[-1])
+    return drawn(lambda bits, log: of_bits(bits(merged, unsigned, sharding), log), key).reshape(
+        shape
+    )
+
+
+def _exponential_of(bits: jax.Array, dtype: DTypeLike, log: Log) -> jax.Array:
+    """``-log`` of a uniform of these bits."""
+    a, is_low = _distance_to_nearer_end(bits, dtype)
+    rest, added = _rounded_rest(a)
+    return jnp.where(is_low, added, 0) - log(jnp.where(is_low, rest, a))
 
 
 def _distance_to_nearer_end(bits: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:

@@ -44,7 +44,7 @@ SHORT_ROW = 32
 """Classes up to which XLA on CPU takes longer for a maximum of floats than for one of integers."""
 
 
-def _row_max(array: jax.Array, axis: int) -> jax.Array:
+def row_max(array: jax.Array, axis: int) -> jax.Array:
     """The maximum of each row, with ``axis`` kept; for two classes beside each of the two.
 
     XLA on CPU takes many times as long to reduce rows of two as to combine them with themselves,
@@ -73,23 +73,30 @@ def _row_sum(array: jax.Array, axis: int) -> jax.Array:
 
 
 def _is_pair(array: jax.Array, axis: int) -> bool:
+    return array.shape[axis] == 2 and not is_divided(array, axis)
+
+
+def is_divided(array: jax.Array, axis: int) -> bool:
+    """Whether devices of an explicit mesh divide this axis: nothing is sliced or gathered on it."""
     sharding = explicit_sharding(array)
-    return array.shape[axis] == 2 and (sharding is None or sharding.spec[axis] is None)
+    return sharding is not None and sharding.spec[axis] is not None
 
 
 def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Array:
-    """The scores, ``(logits - row maximum) + noise``: added to 1e9, the noise would be lost."""
-    largest = _row_max(logits, axis)
-    # inf - inf is NaN; equal infinite logits share the mass.
-    shifted = jnp.where(logits == largest, 0, logits - largest)
-    scores = shifted if noise is None else shifted + noise
-    return jnp.where(logits == -jnp.inf, -jnp.inf, scores)
+    """The scores, ``(logits - row maximum) + noise``: added to 1e9, the noise would be lost.
+
+    Equal infinite logits share the mass.
+    """
+    shifted = jnp.where(logits == jnp.inf, 0, below_largest(logits, axis))
+    return shifted if noise is None else shifted + noise
 
 
-def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
-    """The first index that attains the maximum, with ``axis`` kept; -1 for NaN and for all -inf."""
-    first = jnp.maximum(choose_first(scores, axis)[1], -1)
-    return lax.slice_in_dim(first, 0, 1, axis=axis)
+def below_largest(scores: jax.Array, axis: int) -> jax.Array:
+    """``scores`` less the largest of the row, ``-inf`` where a class is excluded."""
+    largest = row_max(scores, axis)
+    # -inf - -inf is NaN. Between a maximum and its use, this also keeps XLA on CPU from writing
+    # the maximum once for each class.
+    return scores - jnp.where(largest == -jnp.inf, 0, largest)
 
 
 def choose_first(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -99,28 +106,31 @@ def choose_first(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     Maximum, then first position that attains it: two reductions that XLA vectorises on CPU and
     turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``.
     """
-    largest = _row_max(scores, axis)
+    largest = row_max(scores, axis)
+    largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
     sharding = explicit_sharding(scores)
     position = lax.broadcasted_iota(jnp.int32, scores.shape, axis, out_sharding=sharding)
     attained = jnp.where(scores == largest, position, scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
-    first = -_row_max(-attained, axis)
-    first = jnp.where((largest == -jnp.inf) & (first >= 0), -1, first)
+    first = -row_max(-attained, axis)
+    first = jnp.where(first == scores.shape[axis], -1, first)
     # Not position == first: that is of no device's shard, and each would hold the whole of it.
     return attained == first, first
 
 
-def one_hot(
-    logits: jax.Array, noise: jax.Array | None, temperature: jax.Array, axis: int
-) -> jax.Array:
-    """The one-hot argmax of the scores, without a derivative.
+def row_index(index: jax.Array, axis: int) -> jax.Array:
+    """The index of ``choose_first``, one a row, without ``axis``; -1 in a row with NaN too."""
+    return jnp.squeeze(lax.slice_in_dim(jnp.maximum(index, -1), 0, 1, axis=axis), axis)
+
+
+def one_hot(is_drawn: jax.Array, index: jax.Array, temperature: jax.Array) -> jax.Array:
+    """What ``choose_first`` gives, one-hot in the dtype of ``temperature``.
 
     NaN where a score is, or where the temperature is not positive and there is a class.
     """
-    scores = perturbed(lax.stop_gradient(logits), noise, axis)
-    is_drawn, index = choose_first(scores, axis)
-    return jnp.where(is_nan_row(index, temperature), jnp.nan, is_drawn.astype(scores.dtype))
+    sample = is_drawn.astype(temperature.dtype)
+    return jnp.where(is_nan_row(index, temperature), jnp.nan, sample)
 
 
 def is_nan_row(index: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -156,24 +166,30 @@ def positive_or_nan(temperature: jax.Array) -> jax.Array:
     return jnp.where(is_positive, jnp.maximum(temperature, smallest), jnp.nan)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def relaxed(
     logits: jax.Array, noise: jax.Array | None, temperature: jax.Array, axis: int
 ) -> jax.Array:
     """``softmax(scores / temperature)``; exactly 0 where a class is excluded."""
-    scores = perturbed(logits, noise, axis)
-    from_largest = scores - _row_max(scores, axis)
-    weights = jnp.exp(from_largest / positive_or_nan(temperature))
-    weights = jnp.where(scores == -jnp.inf, 0, weights)
+    scores = perturbed(lax.stop_gradient(logits), noise, axis)
+    return tempered_softmax(logits, below_largest(scores, axis), temperature, axis)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def tempered_softmax(
+    logits: jax.Array, below_largest: jax.Array, temperature: jax.Array, axis: int
+) -> jax.Array:
+    """``softmax(below_largest / temperature)``, with the derivative of logits shifted by noise."""
+    del logits
+    weights = jnp.exp(below_largest / positive_or_nan(temperature))
+    weights = jnp.where(below_largest == -jnp.inf, 0, weights)
     total = _row_sum(weights, axis)
     return weights / jnp.where(total == 0, 1, total)
 
 
-@functools.partial(relaxed.defjvp, symbolic_zeros=True)
-def _relaxed_jvp(axis, primals, tangents):
-    logits, noise, temperature = primals
-    sample = relaxed(logits, noise, temperature, axis)
-    return sample, softmax_tangent(sample, temperature, tangents[0], tangents[2], axis)
+@functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)
+def _tempered_softmax_jvp(axis, primals, tangents):
+    sample = tempered_softmax(*primals, axis)
+    return sample, softmax_tangent(sample, primals[2], tangents[0], tangents[2], axis)
 
 
 def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis):
@@ -197,7 +213,11 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             change -= (temperature_tangent * scale) * log_relaxed
         weighted = jnp.where(relaxed == 0, 0, relaxed * change)
         total = _row_sum(weighted, axis)
-        return jnp.where(relaxed == 0, 0, (weighted - relaxed * total) * scale)
+        # No total changes, but transposed, XLA on CPU would write it once for each class.
+        if not is_divided(relaxed, axis):
+            first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
+            total = jnp.where(jnp.isnan(first), 0, total)
+        return scale * jnp.where(relaxed == 0, 0, weighted - relaxed * total)
 
     tangents = (logits_tangent, temperature_tangent)
     return tangent(relaxed, temperature, *map(none_if_zero, tangents))

@@ -28,6 +28,7 @@ CORE = [
     "_philox",
     "_fused",
     "_gpu",
+    "_draw",
     "_categorical",
     "_binary",
     "_subset",

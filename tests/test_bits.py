@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from gs_modules._bits import drawn
+from gs_modules._bits import _log, drawn
 
 KEY = jax.random.key(11)
 
 
 def bits_of(key, shape, dtype=jnp.uint32):
-    return jax.jit(lambda key: drawn(lambda key, bits: bits(key, shape, dtype, None), key))(key)
+    return jax.jit(lambda key: drawn(lambda bits, log: bits(shape, dtype, None), key))(key)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_is_drawn_stays_apart_from_what_reduces_it_also_under_vmap():
     """The compiled program holds it behind a condition that XLA neither folds nor selects on."""
 
     def largest(key):
-        return drawn(lambda key, bits: bits(key, (8, 16), jnp.uint32, None), key).max(-1)
+        return drawn(lambda bits, log: bits((8, 16), jnp.uint32, None), key).max(-1)
 
     for function, keys in [(largest, KEY), (jax.vmap(largest), jax.random.split(KEY, 3))]:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -99,7 +99,7 @@ def test_one_exported_program_serves_every_platform():
 def test_draws_in_a_differentiated_scan_and_under_remat():
     @jax.checkpoint
     def loss(scale, key):
-        uniform = drawn(lambda key, bits: bits(key, (3,), jnp.uint32, None), key) >> 8
+        uniform = drawn(lambda bits, log: bits((3,), jnp.uint32, None), key) >> 8
         return jnp.sum(scale * uniform.astype(jnp.float32))
 
     def total(scale):
@@ -113,3 +113,14 @@ def test_draws_in_a_differentiated_scan_and_under_remat():
         for key in jax.random.split(KEY, 4)
     )
     np.testing.assert_allclose(jax.grad(total)(2.0), expected, rtol=1e-6)
+
+
+def test_the_logarithm_of_every_exponent_is_within_a_unit_in_the_last_place():
+    near_one = np.linspace(0.5, 2, 1_000_001, dtype=np.float32)
+    spread = np.exp(np.random.default_rng(0).uniform(-87, 88, 1_000_000)).astype(np.float32)
+    numbers = np.concatenate([near_one, spread, [np.finfo(np.float32).tiny, 3.4028235e38]])
+    numbers = numbers.astype(np.float32)
+    expected = np.log(numbers.astype(np.float64))
+    error = np.abs(np.asarray(jax.jit(_log)(numbers)) - expected)
+    assert np.all(error <= 0.9 * np.spacing(np.abs(expected).astype(np.float32)))
+    assert jax.jit(_log)(np.float32(1)) == 0

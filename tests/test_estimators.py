@@ -13,6 +13,7 @@ from jax import lax
 from scipy import stats
 
 import gs_modules as gs
+from gs_modules._draw import key_of_others
 
 KEY = jax.random.key(11)
 LOGITS = jax.random.normal(jax.random.key(0), (4, 3, 2))
@@ -62,11 +63,12 @@ def reinmax(logits, noise, temperature, axis, where):
 
 
 def gumbel_rao(logits, noise, temperature, axis, where):
-    """From the conditional law in its plain form; the noise of each of 3 samples is seen apart."""
+    """From the conditional law in its plain form, at the noise of 3 samples."""
     d = drawn(logits, noise, temperature, axis, where)
     p = jax.nn.softmax(logits, axis, where=where)
     total = 0
-    for exponential in jnp.exp(-gs.gumbel_noise(KEY, (4, *logits.shape), logits.dtype))[1:]:
+    others = gs.gumbel_noise(key_of_others(KEY), (3, *logits.shape), logits.dtype)
+    for exponential in jnp.exp(-others):
         of_drawn = jnp.sum(exponential * d, axis, keepdims=True)
         others = -jnp.log(exponential / jnp.where(where, p, 1) + of_drawn)
         conditioned = jnp.where(d == 1, -jnp.log(of_drawn), others)

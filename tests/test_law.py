@@ -96,6 +96,15 @@ def textbook(key, logits):
 # --- classes -----------------------------------------------------------------------------------
 
 SKEWED = np.log([0.9, 0.09, 0.009, 0.0009, 0.0001])
+
+
+def among_many(logits, num_classes=1009):
+    """Spread over more than 1,000 classes, of which the others are excluded."""
+    spread = np.full(num_classes, -np.inf)
+    spread[:: num_classes // len(logits)][: len(logits)] = logits
+    return spread
+
+
 LAWS = {
     "two": ([0.3, 0.0], 10**6),
     "skewed": (SKEWED, 2 * 10**6),
@@ -103,6 +112,9 @@ LAWS = {
     "thousand_equal": ([0.0] * 1000, 40_000),
     "excluded": ([2.0, -1.0, -np.inf, 0.5, 0.0], 200_000),
     "large": ([1e4, 1e4 - 8.0, 1e4, 0.0], 500_000),
+    "skewed_among_many": (among_many(SKEWED), 500 * 991),
+    "large_among_many": (among_many([1e4, 1e4 - 8.0, 1e4, 0.0]), 500 * 991),
+    "many_equal": ([0.0] * 1001, 40 * 999),
 }
 
 
@@ -140,8 +152,11 @@ def test_the_draws_tell_rounded_logits_from_exact_ones(dtype):
 
 @pytest.mark.parametrize("value", [1e9, -1e9, 3.4028235e38, np.inf])
 def test_huge_and_infinite_equal_logits_share_the_mass(value):
-    for counts in counts_of(hard_and_index, [value, value, -np.inf, value], 250_000):
+    logits = [value, value, -np.inf, value]
+    for counts in counts_of(hard_and_index, logits, 250_000):
         assert follow(counts, np.array([1, 1, 0, 1]) / 3)
+    for counts in counts_of(hard_and_index, among_many(logits), 50 * 991):
+        assert follow(counts, among_many(logits) == value)
 
 
 def test_noise_added_to_huge_logits_would_not_share_it():
@@ -192,7 +207,8 @@ def test_the_index_is_the_same_at_every_temperature(dtype):
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "dtype"), [(2, jnp.float32), (5, jnp.bfloat16), (1000, jnp.float16)]
+    ("num_classes", "dtype"),
+    [(2, jnp.float32), (5, jnp.bfloat16), (1000, jnp.float16), (1001, jnp.bfloat16)],
 )
 def test_a_lookup_draws_the_index_of_gumbel_max(num_classes, dtype):
     logits = jax.random.normal(jax.random.key(1), (2000, num_classes), dtype)

@@ -34,6 +34,22 @@ def top_1(key, logits, temperature=1.0, **options):
     return gs.gumbel_top_k(key, logits, 1, temperature, **options)
 
 
+def among_many(draw):
+    """``draw``, with more than 1,000 classes, of which the others are excluded."""
+
+    def drawn(key, logits, temperature=1.0, *, where=None):
+        num_classes = logits.shape[-1]
+        positions = np.arange(num_classes) * (1003 // num_classes)
+        shape = (*logits.shape[:-1], 1003)
+        if where is not None:
+            where = jnp.broadcast_to(where, logits.shape)
+            where = jnp.ones(shape, bool).at[..., positions].set(where)
+        spread = jnp.full(shape, -jnp.inf, logits.dtype).at[..., positions].set(logits)
+        return draw(key, spread, temperature, where=where)[..., positions]
+
+    return drawn
+
+
 reinmax = jax.jit(gs.ReinMax(), static_argnames="axis")
 """Jitted, so that the temperature is traced and one below 1 is not refused."""
 
@@ -52,6 +68,8 @@ SAMPLERS = {
     "top_1": top_1,
     "hard_top_1": functools.partial(top_1, hard=True),
     "lookup": lookup,
+    "hard_among_many": among_many(functools.partial(gs.gumbel_softmax, hard=True)),
+    "gumbel_rao_among_many": among_many(gs.GumbelRao(num_samples=2)),
 }
 """Whatever gives a sample of one class per row, relaxed or one-hot."""
 

@@ -1,0 +1,189 @@
+"""Which class is drawn, and scores whose maximum it is.
+
+Of up to ``MANY`` classes, the drawn one has the largest of the perturbed logits. Of more, its
+block is drawn by the mass of the blocks, then the class inside the block: about ``2 sqrt(K)``
+noises instead of K. The scores of a draw by blocks are drawn as well, given the class. The number
+of classes and the kind of key decide, never devices and never whether a gradient is taken.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from gs_modules._gpu import draws_philox
+from gs_modules._noise import (
+    class_noise_like,
+    explicit_sharding,
+    exponential_noise_like,
+    gumbel_noise_of_rows,
+)
+from gs_modules._relaxed import below_largest, choose_first, is_divided, perturbed, row_max
+
+MANY = 1000
+"""Classes up to which a hard sample attains the maximum of the soft one of the same key."""
+
+LAST_COUNT = 2**32 - 1
+"""The count of threefry from which no array of a possible size has a random number."""
+
+SHARDS = 8
+"""Of how many the blocks keep the bounds, if they are of one size."""
+
+
+def draw(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Where the drawn class stands and its index, as ``choose_first`` gives them."""
+    logits = lax.stop_gradient(logits)
+    if _has_blocks(key, logits, axis):
+        return _drawn_by_blocks(key, logits, axis)[:2]
+    noise = class_noise_like(key, logits, axis)
+    return choose_first(perturbed(logits, noise, axis), axis)
+
+
+def draw_with_scores(
+    key: jax.Array, logits: jax.Array, axis: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As ``draw``, and perturbed logits by which this class is drawn, from the largest down."""
+    logits = lax.stop_gradient(logits)
+    if not _has_blocks(key, logits, axis):
+        scores = perturbed(logits, class_noise_like(key, logits, axis), axis)
+        return *choose_first(scores, axis), below_largest(scores, axis)
+    is_drawn, index, log_p, smallest = _drawn_by_blocks(key, logits, axis)
+    others = exponential_noise_like(key_of_others(key), logits)
+    sharding = explicit_sharding(logits)
+    position = lax.broadcasted_iota(jnp.int32, logits.shape, axis, out_sharding=sharding)
+    return is_drawn, index, scores_given(position == index, smallest, others, log_p)
+
+
+def key_of_others(key: jax.Array) -> jax.Array:
+    """The key of the noises given the class, beside ``key``, which draws the class."""
+    return jax.random.fold_in(key, LAST_COUNT)
+
+
+def scores_given(
+    is_drawn: jax.Array, smallest: jax.Array, others: jax.Array, log_p: jax.Array
+) -> jax.Array:
+    """The perturbed log-probabilities given the class that has the largest, from which they count.
+
+    With E standard exponential, ``-log E_D`` is the largest and ``-log(E_j / p_j + E_D)`` that of
+    another class. ``smallest`` is ``E_D`` and ``others`` holds ``E_j``. Paulus, Maddison, Krause
+    (2021), https://arxiv.org/abs/2010.04838.
+    """
+    scores = log_p + jnp.log(smallest) - jnp.log(others + jnp.exp(log_p) * smallest)
+    is_largest = (is_drawn | (scores > 0)) & ~jnp.isnan(log_p)
+    return jnp.where(is_largest, 0, scores)
+
+
+def _has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
+    # Kernels draw from Philox keys as fast as memory allows, with a noise for each class.
+    return logits.shape[axis] > MANY and not draws_philox(key)
+
+
+def _drawn_by_blocks(key, logits, axis):
+    """What ``draw`` returns, the log-probabilities, and an exponential noise for each row."""
+    division = Division(logits.shape[axis])
+    noise = gumbel_noise_of_rows(key, division.blocks + division.size + 1, logits, axis)
+    of_blocks, of_classes, of_smallest = jnp.split(
+        noise, (division.blocks, division.blocks + division.size), axis
+    )
+    blocks = division.divided(logits, axis)
+    log_mass = _log_mass(blocks, axis)
+    scores = perturbed(log_mass, jnp.expand_dims(of_blocks, axis + 1), axis)
+    is_block, block = choose_first(scores, axis)
+    inside = _inside(blocks, is_block, block, axis)
+    scores = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
+    is_class, position = choose_first(scores, axis + 1)
+    is_drawn = division.joined(is_block & is_class, axis)
+    index = jnp.where(block < 0, block, division.index(block, position))
+    total = jnp.sum(jnp.exp(log_mass), axis)
+    log_p = perturbed(logits, None, axis) - jnp.log(jnp.where(total == 0, 1, total))
+    return is_drawn, jnp.squeeze(index, axis + 1), log_p, jnp.exp(-of_smallest)
+
+
+def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
+    """``log(sum(exp(logits - row maximum)))`` over each block; equal infinite logits share it.
+
+    The exponentials are added as integers, of 30 bits below the largest of the block, in two sums
+    that cannot overflow: to whatever shards and vectors the additions are dealt out, their result
+    is the same to the last bit, and so is the block that is drawn.
+    """
+    largest = row_max(blocks, axis + 1)
+    shift = jnp.where(largest == -jnp.inf, 0, largest)
+    weights = jnp.exp(jnp.where(blocks == jnp.inf, 0, blocks - shift))
+    units = (weights * 2.0**30).astype(jnp.int32)
+    high, low, is_nan = lax.reduce(
+        (units >> 15, units & 0x7FFF, jnp.isnan(blocks)),
+        (jnp.int32(0), jnp.int32(0), False),
+        lambda one, other: (one[0] + other[0], one[1] + other[1], one[2] | other[2]),
+        (axis + 1,),
+    )
+    dtype = blocks.dtype
+    mass = jnp.expand_dims(high.astype(dtype) + low.astype(dtype) * 2.0**-15, axis + 1) * 2.0**-15
+    mass = jnp.where(mass == 0, 1, mass)
+    log_mass = jnp.where(largest == -jnp.inf, -jnp.inf, jnp.log(mass))
+    log_mass = jnp.where(jnp.expand_dims(is_nan, axis + 1), jnp.nan, log_mass)
+    return perturbed(largest, None, axis) + log_mass
+
+
+def _inside(blocks: jax.Array, is_block: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+    """The logits of the block that is drawn, ``[..., 1, size, ...]``; of any, where none is."""
+    if is_divided(blocks, axis):
+        return jnp.sum(jnp.where(is_block, blocks, 0), axis, keepdims=True)
+    return jnp.take_along_axis(blocks, jnp.maximum(block, 0), axis)
+
+
+class Division:
+    """K classes as blocks of one size, about ``sqrt(K)`` of ``sqrt(K)``.
+
+    They are made of ``groups`` of classes, 8 where 8 divides K, so that none lies on two shards of
+    such a group. The last block of a group is filled up with classes that are never drawn, unless
+    blocks of another size divide it evenly.
+    """
+
+    def __init__(self, classes: int):
+        self.groups = math.gcd(classes, SHARDS)
+        self.of_group = classes // self.groups
+        best = max(1, round(math.sqrt(classes) / self.groups))
+        even = [n for n in range(1, self.of_group + 1) if self.of_group % n == 0]
+        cheapest = min(even, key=self._noises)
+        self.of_blocks = cheapest if self._noises(cheapest) < 8 * math.sqrt(classes) else best
+        self.size = -(-self.of_group // self.of_blocks)
+        self.blocks = self.groups * self.of_blocks
+
+    def _noises(self, of_blocks: int) -> int:
+        return self.groups * of_blocks + self.of_group // of_blocks
+
+    def divided(self, array: jax.Array, axis: int) -> jax.Array:
+        """``[..., K, ...]`` as ``[..., blocks, size, ...]``, filled up with ``-inf``."""
+        missing = self.of_blocks * self.size - self.of_group
+        if missing:
+            array = _reshaped(array, axis, 1, (self.groups, self.of_group))
+            widths = [(0, missing if i == axis + 1 else 0, 0) for i in range(array.ndim)]
+            array = lax.pad(array, jnp.asarray(-jnp.inf, array.dtype), widths)
+            return _reshaped(array, axis, 2, (self.blocks, self.size))
+        return _reshaped(array, axis, 1, (self.blocks, self.size))
+
+    def joined(self, array: jax.Array, axis: int) -> jax.Array:
+        """``[..., blocks, size, ...]`` as ``[..., K, ...]``."""
+        array = _reshaped(array, axis, 2, (self.groups, self.of_blocks * self.size))
+        array = lax.slice_in_dim(array, 0, self.of_group, axis=axis + 1)
+        return _reshaped(array, axis, 2, (self.groups * self.of_group,))
+
+    def index(self, block: jax.Array, position: jax.Array) -> jax.Array:
+        """The index of a class from that of its block and its position inside."""
+        group, block = block // self.of_blocks, block % self.of_blocks
+        return group * self.of_group + block * self.size + position
+
+
+def _reshaped(array: jax.Array, axis: int, axes: int, sizes: tuple[int, ...]) -> jax.Array:
+    """Other sizes in place of some axes, the first of which is sharded as the first of them."""
+    shape = (*array.shape[:axis], *sizes, *array.shape[axis + axes :])
+    sharding = explicit_sharding(array)
+    if sharding is not None:
+        spec = sharding.spec
+        spec = (*spec[: axis + 1], *[None] * (len(sizes) - 1), *spec[axis + axes :])
+        sharding = sharding.update(spec=PartitionSpec(*spec))
+    return lax.reshape(array, shape, out_sharding=sharding)
