@@ -51,11 +51,12 @@ def draw_with_scores(
     if not _has_blocks(key, logits, axis):
         scores = perturbed(logits, class_noise_like(key, logits, axis), axis)
         return *choose_first(scores, axis), below_largest(scores, axis)
-    is_drawn, index, log_p, smallest = _drawn_by_blocks(key, logits, axis)
+    is_drawn, index, smallest, total = _drawn_by_blocks(key, logits, axis)
     others = exponential_noise_like(key_of_others(key), logits)
     sharding = explicit_sharding(logits)
     position = lax.broadcasted_iota(jnp.int32, logits.shape, axis, out_sharding=sharding)
-    return is_drawn, index, scores_given(position == index, smallest, others, log_p)
+    from_largest = perturbed(logits, None, axis)
+    return is_drawn, index, scores_given(position == index, smallest, others, from_largest, total)
 
 
 def key_of_others(key: jax.Array) -> jax.Array:
@@ -64,16 +65,16 @@ def key_of_others(key: jax.Array) -> jax.Array:
 
 
 def scores_given(
-    is_drawn: jax.Array, smallest: jax.Array, others: jax.Array, log_p: jax.Array
+    is_drawn: jax.Array, smallest: jax.Array, others: jax.Array, logits: jax.Array, total: jax.Array
 ) -> jax.Array:
-    """The perturbed log-probabilities given the class that has the largest, from which they count.
+    """Perturbed log-probabilities given the class that has the largest, from which they count.
 
     With E standard exponential, ``-log E_D`` is the largest and ``-log(E_j / p_j + E_D)`` that of
-    another class. ``smallest`` is ``E_D`` and ``others`` holds ``E_j``. Paulus, Maddison, Krause
-    (2021), https://arxiv.org/abs/2010.04838.
+    another class. ``smallest`` is ``E_D``, ``others`` holds ``E_j``, and ``p`` is
+    ``exp(logits) / total``. Paulus, Maddison, Krause (2021), https://arxiv.org/abs/2010.04838.
     """
-    scores = log_p + jnp.log(smallest) - jnp.log(others + jnp.exp(log_p) * smallest)
-    is_largest = (is_drawn | (scores > 0)) & ~jnp.isnan(log_p)
+    scores = logits - jnp.log(others * (total / smallest) + jnp.exp(logits))
+    is_largest = (is_drawn | (scores > 0)) & ~jnp.isnan(scores)
     return jnp.where(is_largest, 0, scores)
 
 
@@ -83,7 +84,8 @@ def _has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
 
 
 def _drawn_by_blocks(key, logits, axis):
-    """What ``draw`` returns, the log-probabilities, and an exponential noise for each row."""
+    """What ``draw`` returns, the smallest of the exponentials by which a class is drawn, and the
+    sum of ``exp(logits - row maximum)``; both of each row."""
     division = Division(logits.shape[axis])
     noise = gumbel_noise_of_rows(key, division.blocks + division.size + 1, logits, axis)
     of_blocks, of_classes, of_smallest = jnp.split(
@@ -99,8 +101,7 @@ def _drawn_by_blocks(key, logits, axis):
     is_drawn = division.joined(is_block & is_class, axis)
     index = jnp.where(block < 0, block, division.index(block, position))
     total = jnp.sum(jnp.exp(log_mass), axis)
-    log_p = perturbed(logits, None, axis) - jnp.log(jnp.where(total == 0, 1, total))
-    return is_drawn, jnp.squeeze(index, axis + 1), log_p, jnp.exp(-of_smallest)
+    return is_drawn, jnp.squeeze(index, axis + 1), jnp.exp(-of_smallest), total
 
 
 def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:

@@ -23,7 +23,6 @@ from gs_modules._draw import draw, draw_with_scores, key_of_others, scores_given
 from gs_modules._noise import class_noise_like, exponential_noises_like
 from gs_modules._relaxed import (
     computing_logits,
-    log_probabilities,
     one_hot,
     perturbed,
     relaxed,
@@ -186,11 +185,12 @@ class GumbelRao(_CategoricalEstimator):
 
     def _sample(self, key, logits, temperature, axis):
         is_drawn, index = draw(key, logits, axis)
-        log_p = log_probabilities(lax.stop_gradient(logits), axis)
+        from_largest = perturbed(lax.stop_gradient(logits), None, axis)
+        total = jnp.sum(jnp.exp(from_largest), axis, keepdims=True)
 
         def conditioned(noise):
             smallest = jnp.sum(jnp.where(is_drawn, noise, 0), axis, keepdims=True)
-            scores = scores_given(is_drawn, smallest, noise, log_p)
+            scores = scores_given(is_drawn, smallest, noise, from_largest, total)
             return tempered_softmax(logits, scores, temperature, axis)
 
         noise = exponential_noises_like(key_of_others(key), self.num_samples, logits)

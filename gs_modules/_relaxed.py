@@ -213,10 +213,12 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             change -= (temperature_tangent * scale) * log_relaxed
         weighted = jnp.where(relaxed == 0, 0, relaxed * change)
         total = _row_sum(weighted, axis)
-        # No total changes, but transposed, XLA on CPU would write it once for each class.
+        # Neither select changes a number. Transposed, they keep XLA on CPU from writing the total
+        # once for each class, and from a sum of products that is slow over long rows.
         if not is_divided(relaxed, axis):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)
+        total = jnp.where(relaxed == 0, 0, total)
         return scale * jnp.where(relaxed == 0, 0, weighted - relaxed * total)
 
     tangents = (logits_tangent, temperature_tangent)
