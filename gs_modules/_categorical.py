@@ -16,8 +16,8 @@ from gs_modules import _arguments, _gpu
 from gs_modules._draw import draw, draw_with_scores
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
-    choose_first,
     computing_logits,
+    first_argmax,
     is_nan_row,
     none_if_zero,
     one_hot,
@@ -231,9 +231,9 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
         return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     if hard:
-        is_drawn, index, scores = draw_with_scores(key, logits, axis)
+        index, scores = draw_with_scores(key, logits, axis)
         soft = tempered_softmax(logits, scores, temperature, axis)
-        soft = with_derivative_of(one_hot(is_drawn, index, temperature), soft)
+        soft = with_derivative_of(one_hot(index, logits, temperature, axis), soft)
     else:
         soft = relaxed(logits, class_noise_like(key, logits, axis), temperature, axis)
     return soft.astype(dtype)
@@ -243,16 +243,15 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
 def _gumbel_max(key, logits, axis, where):
     if _gpu.has_kernel(key, logits, axis):
         return _gpu.first_argmax(key, _gpu.masked(logits, where))
-    _, index = draw(key, computing_logits(logits, where), axis)
-    return row_index(index, axis)
+    return row_index(draw(key, computing_logits(logits, where), axis), axis)
 
 
 @functools.partial(jax.jit, static_argnums=3, inline=True)
 def argmax_of_checked(logits, temperature, where, axis):
     logits = computing_logits(logits, where)
-    largest = choose_first(perturbed(lax.stop_gradient(logits), None, axis), axis)
+    index = first_argmax(perturbed(lax.stop_gradient(logits), None, axis), axis)
     soft = relaxed(logits, None, temperature, axis)
-    return with_derivative_of(one_hot(*largest, temperature), soft)
+    return with_derivative_of(one_hot(index, logits, temperature, axis), soft)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -262,7 +261,7 @@ def _gumbel_lookup(key, logits, table, temperature, where):
         index, soft = _gpu.index_and_relaxed(key, _gpu.masked(logits, where), temperature)
     else:
         logits = computing_logits(logits, where)
-        _, index, scores = draw_with_scores(key, logits, axis)
+        index, scores = draw_with_scores(key, logits, axis)
         soft = tempered_softmax(logits, scores, temperature, axis)
     is_nan = is_nan_row(index, temperature)
     index = jnp.where(is_nan, -1, index)[..., 0]

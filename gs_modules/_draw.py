@@ -22,7 +22,14 @@ from gs_modules._noise import (
     exponential_noise_like,
     gumbel_noise_of_rows,
 )
-from gs_modules._relaxed import below_largest, choose_first, is_divided, perturbed, row_max
+from gs_modules._relaxed import (
+    below_largest,
+    first_argmax,
+    is_at,
+    is_divided,
+    perturbed,
+    row_max,
+)
 
 MANY = 1000
 """Classes up to which a hard sample attains the maximum of the soft one of the same key."""
@@ -34,29 +41,26 @@ SHARDS = 8
 """Of how many the blocks keep the bounds, if they are of one size."""
 
 
-def draw(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Where the drawn class stands and its index, as ``choose_first`` gives them."""
+def draw(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
+    """The index of the drawn class, as ``first_argmax`` gives it."""
     logits = lax.stop_gradient(logits)
     if _has_blocks(key, logits, axis):
-        return _drawn_by_blocks(key, logits, axis)[:2]
+        return _drawn_by_blocks(key, logits, axis)[0]
     noise = class_noise_like(key, logits, axis)
-    return choose_first(perturbed(logits, noise, axis), axis)
+    return first_argmax(perturbed(logits, noise, axis), axis)
 
 
-def draw_with_scores(
-    key: jax.Array, logits: jax.Array, axis: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def draw_with_scores(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """As ``draw``, and perturbed logits by which this class is drawn, from the largest down."""
     logits = lax.stop_gradient(logits)
     if not _has_blocks(key, logits, axis):
         scores = perturbed(logits, class_noise_like(key, logits, axis), axis)
-        return *choose_first(scores, axis), below_largest(scores, axis)
-    is_drawn, index, smallest, total = _drawn_by_blocks(key, logits, axis)
+        return first_argmax(scores, axis), below_largest(scores, axis)
+    index, smallest, total = _drawn_by_blocks(key, logits, axis)
     others = exponential_noise_like(key_of_others(key), logits)
-    sharding = explicit_sharding(logits)
-    position = lax.broadcasted_iota(jnp.int32, logits.shape, axis, out_sharding=sharding)
     from_largest = perturbed(logits, None, axis)
-    return is_drawn, index, scores_given(position == index, smallest, others, from_largest, total)
+    is_drawn = is_at(index, logits, axis)
+    return index, scores_given(is_drawn, smallest, others, from_largest, total)
 
 
 def key_of_others(key: jax.Array) -> jax.Array:
@@ -73,7 +77,8 @@ def scores_given(
     another class. ``smallest`` is ``E_D``, ``others`` holds ``E_j``, and ``p`` is
     ``exp(logits) / total``. Paulus, Maddison, Krause (2021), https://arxiv.org/abs/2010.04838.
     """
-    scores = logits - jnp.log(others * (total / smallest) + jnp.exp(logits))
+    scale = jnp.where(total == 0, 1, total / smallest)  # without a class, 0 / 0 in Gumbel-Rao
+    scores = logits - jnp.log(others * scale + jnp.exp(logits))
     is_largest = (is_drawn | (scores > 0)) & ~jnp.isnan(scores)
     return jnp.where(is_largest, 0, scores)
 
@@ -84,8 +89,9 @@ def _has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
 
 
 def _drawn_by_blocks(key, logits, axis):
-    """What ``draw`` returns, the smallest of the exponentials by which a class is drawn, and the
-    sum of ``exp(logits - row maximum)``; both of each row."""
+    """The index, the smallest of the exponentials by which it is drawn, and the sum of
+    ``exp(logits - row maximum)``; each of a row.
+    """
     division = Division(logits.shape[axis])
     noise = gumbel_noise_of_rows(key, division.blocks + division.size + 1, logits, axis)
     of_blocks, of_classes, of_smallest = jnp.split(
@@ -93,15 +99,13 @@ def _drawn_by_blocks(key, logits, axis):
     )
     blocks = division.divided(logits, axis)
     log_mass = _log_mass(blocks, axis)
-    scores = perturbed(log_mass, jnp.expand_dims(of_blocks, axis + 1), axis)
-    is_block, block = choose_first(scores, axis)
-    inside = _inside(blocks, is_block, block, axis)
+    block = first_argmax(perturbed(log_mass, jnp.expand_dims(of_blocks, axis + 1), axis), axis)
+    inside = _inside(blocks, block, axis)
     scores = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
-    is_class, position = choose_first(scores, axis + 1)
-    is_drawn = division.joined(is_block & is_class, axis)
+    position = first_argmax(scores, axis + 1)
     index = jnp.where(block < 0, block, division.index(block, position))
     total = jnp.sum(jnp.exp(log_mass), axis)
-    return is_drawn, jnp.squeeze(index, axis + 1), jnp.exp(-of_smallest), total
+    return jnp.squeeze(index, axis + 1), jnp.exp(-of_smallest), total
 
 
 def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
@@ -129,10 +133,11 @@ def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
     return perturbed(largest, None, axis) + log_mass
 
 
-def _inside(blocks: jax.Array, is_block: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+def _inside(blocks: jax.Array, block: jax.Array, axis: int) -> jax.Array:
     """The logits of the block that is drawn, ``[..., 1, size, ...]``; of any, where none is."""
     if is_divided(blocks, axis):
-        return jnp.sum(jnp.where(is_block, blocks, 0), axis, keepdims=True)
+        of_block = jnp.where(is_at(block, blocks, axis), blocks, 0)
+        return jnp.sum(of_block, axis, keepdims=True)
     return jnp.take_along_axis(blocks, jnp.maximum(block, 0), axis)
 
 
@@ -166,12 +171,6 @@ class Division:
             array = lax.pad(array, jnp.asarray(-jnp.inf, array.dtype), widths)
             return _reshaped(array, axis, 2, (self.blocks, self.size))
         return _reshaped(array, axis, 1, (self.blocks, self.size))
-
-    def joined(self, array: jax.Array, axis: int) -> jax.Array:
-        """``[..., blocks, size, ...]`` as ``[..., K, ...]``."""
-        array = _reshaped(array, axis, 2, (self.groups, self.of_blocks * self.size))
-        array = lax.slice_in_dim(array, 0, self.of_group, axis=axis + 1)
-        return _reshaped(array, axis, 2, (self.groups * self.of_group,))
 
     def index(self, block: jax.Array, position: jax.Array) -> jax.Array:
         """The index of a class from that of its block and its position inside."""

@@ -115,7 +115,7 @@ class StraightThrough(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(*draw(key, logits, axis), temperature)
+        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
         return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
 
@@ -149,9 +149,9 @@ class DecoupledStraightThrough(_CategoricalEstimator):
     def _sample(self, key, logits, temperature, axis):
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
         if self.hard:
-            is_drawn, index, scores = draw_with_scores(key, logits, axis)
+            index, scores = draw_with_scores(key, logits, axis)
             surrogate = tempered_softmax(logits, scores, backward_temperature, axis)
-            return with_derivative_of(one_hot(is_drawn, index, temperature), surrogate)
+            return with_derivative_of(one_hot(index, logits, temperature, axis), surrogate)
         noise = class_noise_like(key, logits, axis)
         surrogate = relaxed(logits, noise, backward_temperature, axis)
         sample = relaxed(lax.stop_gradient(logits), noise, temperature, axis)
@@ -184,18 +184,18 @@ class GumbelRao(_CategoricalEstimator):
         object.__setattr__(self, "num_samples", count)
 
     def _sample(self, key, logits, temperature, axis):
-        is_drawn, index = draw(key, logits, axis)
+        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
         from_largest = perturbed(lax.stop_gradient(logits), None, axis)
         total = jnp.sum(jnp.exp(from_largest), axis, keepdims=True)
 
         def conditioned(noise):
-            smallest = jnp.sum(jnp.where(is_drawn, noise, 0), axis, keepdims=True)
-            scores = scores_given(is_drawn, smallest, noise, from_largest, total)
+            smallest = jnp.sum(jnp.where(drawn == 1, noise, 0), axis, keepdims=True)
+            scores = scores_given(drawn == 1, smallest, noise, from_largest, total)
             return tempered_softmax(logits, scores, temperature, axis)
 
         noise = exponential_noises_like(key_of_others(key), self.num_samples, logits)
         mean = jax.vmap(conditioned)(noise).mean(0)
-        return with_derivative_of(one_hot(is_drawn, index, temperature), mean)
+        return with_derivative_of(drawn, mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ class GappedStraightThrough(_CategoricalEstimator):
         object.__setattr__(self, "gap", value)
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(*draw(key, logits, axis), temperature)
+        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
         # As logits - max: the drawn one becomes 0, the others at most -gap.
         below_max = perturbed(lax.stop_gradient(logits), None, axis)
         gapped = jnp.where(drawn == 1, 0, jnp.minimum(below_max, -self.gap))
@@ -258,7 +258,7 @@ class ReinMax(_CategoricalEstimator):
             )
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(*draw(key, logits, axis), temperature)
+        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
         one = jnp.ones((), logits.dtype)
         smoothed = relaxed(lax.stop_gradient(logits), None, lax.stop_gradient(temperature), axis)
         log_p_drawn = jnp.log((smoothed + drawn) / 2)

@@ -61,11 +61,11 @@ def one_hot(
     return _call(_one_hot, key, logits, temperature, out, interpret).reshape(logits.shape)
 
 
-def choose_first(key: jax.Array, logits: jax.Array, *, interpret: bool = False) -> jax.Array:
+def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) -> jax.Array:
     """The index of ``one_hot``, int32; -1 for a row without a class, -2 for one with NaN."""
     out = jax.ShapeDtypeStruct((logits.size // logits.shape[-1],), jnp.int32)
     temperature = jnp.ones((), jnp.float32)
-    return _call(_choose_first, key, logits, temperature, out, interpret).reshape(logits.shape[:-1])
+    return _call(_first_argmax, key, logits, temperature, out, interpret).reshape(logits.shape[:-1])
 
 
 def _call(sample, key, logits, temperature, out, interpret):
@@ -261,7 +261,7 @@ def _one_hot(layout, key_ref, temperature_ref, logits_ref, out_ref):
     rows.over_tiles(write, 0)
 
 
-def _choose_first(layout, key_ref, temperature_ref, logits_ref, out_ref):
+def _first_argmax(layout, key_ref, temperature_ref, logits_ref, out_ref):
     rows = Rows(layout, key_ref, temperature_ref, logits_ref)
     index, is_nan = rows.first_argmax()
     index = jnp.where(is_nan, -2, jnp.where(rows.is_empty, -1, index))

@@ -83,8 +83,8 @@ def _sample(data, logits, temperature, hard, dtype):
         logits, noise = _logits_and_noise(data, logits)
         axis = logits.ndim - 1
         if hard:
-            drawn = _relaxed.choose_first(_relaxed.perturbed(logits, noise, axis), axis)
-            return _relaxed.one_hot(*drawn, temperature).astype(dtype)
+            index = _relaxed.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
+            return _relaxed.one_hot(index, logits, temperature, axis).astype(dtype)
         return _relaxed.relaxed(logits, noise, temperature, axis).astype(dtype)
 
     def by_kernel(data, logits, temperature):
@@ -111,23 +111,23 @@ def _sample_jvp(hard, dtype, primals, tangents):
 def index_and_relaxed(
     key: jax.Array, logits: jax.Array, temperature: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The index of ``_relaxed.choose_first``, and the relaxed ``sample`` in float32."""
+    """The index of ``_relaxed.first_argmax``, and the relaxed ``sample`` in float32."""
     soft = sample(key, logits, temperature, False, jnp.float32)
-    return _choose_first(key, logits)[..., None], soft
+    return _first_argmax(key, logits)[..., None], soft
 
 
 def first_argmax(key: jax.Array, logits: jax.Array) -> jax.Array:
     """The index of a hard ``sample``; -1 for a row without a class or with NaN."""
-    return jnp.maximum(_choose_first(key, logits), -1)
+    return jnp.maximum(_first_argmax(key, logits), -1)
 
 
-def _choose_first(key, logits):
+def _first_argmax(key, logits):
     def by_xla(data, logits):
         scores = _relaxed.perturbed(*_logits_and_noise(data, logits), logits.ndim - 1)
-        return _relaxed.choose_first(scores, scores.ndim - 1)[1][..., 0]
+        return _relaxed.first_argmax(scores, scores.ndim - 1)[..., 0]
 
     data = jax.random.key_data(_typed(key))
-    return _by_platform(kernels().choose_first, by_xla, data, lax.stop_gradient(logits))
+    return _by_platform(kernels().first_argmax, by_xla, data, lax.stop_gradient(logits))
 
 
 def _logits_and_noise(data: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:

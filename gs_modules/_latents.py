@@ -13,7 +13,7 @@ from gs_modules import _arguments
 from gs_modules._metrics import Usage
 from gs_modules._modules import sample_output
 from gs_modules._objectives import categorical_kl
-from gs_modules._relaxed import choose_first, row_index
+from gs_modules._relaxed import first_argmax, row_index
 from gs_modules._types import AxisName, Prior
 
 
@@ -113,7 +113,7 @@ def latent_output(
     reported = math.nan if temperature is None else temperature
     return LatentOutput(
         sample=sample_output(sample, logits, dtype),
-        index=row_index(choose_first(weights, axis)[1], axis),
+        index=row_index(first_argmax(weights, axis), axis),
         logits=logits,
         kl=kl,
         temperature=jnp.asarray(reported, jnp.float32),

@@ -99,42 +99,52 @@ def below_largest(scores: jax.Array, axis: int) -> jax.Array:
     return scores - jnp.where(largest == -jnp.inf, 0, largest)
 
 
-def choose_first(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Where the first maximum stands, boolean, and its index with ``axis`` kept.
+def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
+    """The index of the first maximum of each row, with ``axis`` kept.
 
-    The index is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
+    It is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
     Maximum, then first position that attains it: two reductions that XLA vectorises on CPU and
     turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``.
     """
     largest = row_max(scores, axis)
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
-    sharding = explicit_sharding(scores)
-    position = lax.broadcasted_iota(jnp.int32, scores.shape, axis, out_sharding=sharding)
-    attained = jnp.where(scores == largest, position, scores.shape[axis])
+    attained = jnp.where(scores == largest, _position(scores, axis), scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
     first = -row_max(-attained, axis)
-    first = jnp.where(first == scores.shape[axis], -1, first)
-    # Not position == first: that is of no device's shard, and each would hold the whole of it.
-    return attained == first, first
+    return jnp.where(first == scores.shape[axis], -1, first)
 
 
 def row_index(index: jax.Array, axis: int) -> jax.Array:
-    """The index of ``choose_first``, one a row, without ``axis``; -1 in a row with NaN too."""
+    """That of ``first_argmax``, one a row, without ``axis``; -1 in a row with NaN too."""
     return jnp.squeeze(lax.slice_in_dim(jnp.maximum(index, -1), 0, 1, axis=axis), axis)
 
 
-def one_hot(is_drawn: jax.Array, index: jax.Array, temperature: jax.Array) -> jax.Array:
-    """What ``choose_first`` gives, one-hot in the dtype of ``temperature``.
+def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
+    """Where the index stands, boolean; nowhere in a row without a class or with NaN.
+
+    Both sides of the comparison with themselves are equal: there is one for the result to be
+    sharded as the logits are, where positions alone would be whole on every device.
+    """
+    return (_position(logits, axis) == index) & (logits == logits)
+
+
+def _position(array: jax.Array, axis: int) -> jax.Array:
+    sharding = explicit_sharding(array)
+    return lax.broadcasted_iota(jnp.int32, array.shape, axis, out_sharding=sharding)
+
+
+def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
+    """1 at the index of ``first_argmax`` and 0 elsewhere, in the dtype of ``logits``.
 
     NaN where a score is, or where the temperature is not positive and there is a class.
     """
-    sample = is_drawn.astype(temperature.dtype)
+    sample = is_at(index, logits, axis).astype(logits.dtype)
     return jnp.where(is_nan_row(index, temperature), jnp.nan, sample)
 
 
 def is_nan_row(index: jax.Array, temperature: jax.Array) -> jax.Array:
-    """Where a hard sample is NaN; ``index`` is that of ``choose_first``."""
+    """Where a hard sample is NaN; ``index`` is that of ``first_argmax``."""
     temperature = positive_or_nan(lax.stop_gradient(temperature))
     return (index == -2) | (jnp.isnan(temperature) & (index >= 0))
 

@@ -13,8 +13,9 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments
 from gs_modules._noise import class_noise_like
 from gs_modules._relaxed import (
-    choose_first,
     computing_logits,
+    first_argmax,
+    is_at,
     is_nan_row,
     none_if_zero,
     perturbed,
@@ -105,8 +106,8 @@ def largest_first(scores: jax.Array, k: int) -> jax.Array:
     axis = scores.ndim - 1
 
     def choose(left, _):
-        is_chosen, index = choose_first(left, axis)
-        return jnp.where(is_chosen, -jnp.inf, left), index
+        index = first_argmax(left, axis)
+        return jnp.where(is_at(index, left, axis), -jnp.inf, left), index
 
     _, index = lax.scan(choose, lax.stop_gradient(scores), length=k)
     return jnp.moveaxis(jnp.maximum(index[..., 0], -1), 0, -1)
@@ -114,12 +115,13 @@ def largest_first(scores: jax.Array, k: int) -> jax.Array:
 
 def _k_hot(logits, noise, temperature, k, axis):
     logits = lax.stop_gradient(logits)
-    _, first = choose_first(perturbed(logits, noise, axis), axis)
+    first = first_argmax(perturbed(logits, noise, axis), axis)
 
     def choose(_, carry):
         left, sample = carry
         # Perturbed anew: beside a chosen logit of 1e9, the noise of the others would be lost.
-        is_chosen, _ = choose_first(perturbed(left, noise, axis), axis)
+        index = first_argmax(perturbed(left, noise, axis), axis)
+        is_chosen = is_at(index, left, axis)
         return jnp.where(is_chosen, -jnp.inf, left), jnp.where(is_chosen, 1, sample)
 
     _, sample = lax.fori_loop(0, k, choose, (logits, jnp.zeros_like(logits)))
@@ -171,7 +173,7 @@ def _round(base, extra, temperature, axis):
     """
     temperature = positive_or_nan(temperature)
     finite = float(jnp.finfo(base.dtype).max)
-    is_first, _ = choose_first(perturbed(base, extra, axis), axis)
+    is_first = is_at(first_argmax(perturbed(base, extra, axis), axis), base, axis)
     rest_base = jnp.where(is_first, -jnp.inf, base)
     frame = jnp.max(rest_base, axis, keepdims=True)
     rest_scores = perturbed(rest_base, extra, axis)

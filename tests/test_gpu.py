@@ -51,7 +51,7 @@ def as_on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(_gpu, "has_kernel", has_kernel)
     monkeypatch.setattr(_gpu, "_by_platform", by_platform)
-    for name in ("relaxed", "one_hot", "choose_first"):
+    for name in ("relaxed", "one_hot", "first_argmax"):
         interpreted = functools.partial(getattr(_fused, name), interpret=True)
         monkeypatch.setattr(_fused, name, interpreted)
     jax.clear_caches()
@@ -109,11 +109,11 @@ def test_samples_are_those_of_xla(short_rows, rows, classes, dtype):
     assert not np.any(soft[0]) and np.all(np.isnan(soft[1]))
     hard = interpreted(_fused.one_hot, data, logits, temperature, dtype)
     assert hard.dtype == dtype
-    drawn = _relaxed.choose_first(_relaxed.perturbed(wide, noise, 1), 1)
-    expected = _relaxed.one_hot(*drawn, temperature)
+    expected_index = _relaxed.first_argmax(_relaxed.perturbed(wide, noise, 1), 1)
+    expected = _relaxed.one_hot(expected_index, wide, temperature, 1)
     np.testing.assert_array_equal(hard.astype(jnp.float32), expected)
-    index = interpreted(_fused.choose_first, data, logits)
-    expected = drawn[1][:, 0]
+    index = interpreted(_fused.first_argmax, data, logits)
+    expected = expected_index[:, 0]
     np.testing.assert_array_equal(index, expected)
 
 
@@ -126,8 +126,8 @@ def test_each_row_has_its_temperature_and_wrong_ones_are_nan(short_rows, classes
     noise = gumbel_noise_like(KEY, logits)
     expected = _relaxed.relaxed(logits, noise, jnp.asarray(given), 1)
     np.testing.assert_allclose(interpreted(_fused.relaxed, *arguments), expected, atol=8 * EPSILON)
-    drawn = _relaxed.choose_first(_relaxed.perturbed(logits, noise, 1), 1)
-    expected = _relaxed.one_hot(*drawn, jnp.asarray(given))
+    index = _relaxed.first_argmax(_relaxed.perturbed(logits, noise, 1), 1)
+    expected = _relaxed.one_hot(index, logits, jnp.asarray(given), 1)
     np.testing.assert_array_equal(interpreted(_fused.one_hot, *arguments), expected)
 
 
