@@ -43,7 +43,9 @@ def gumbel_softmax(
 
     ``softmax((logits + G) / temperature)`` with ``G`` standard Gumbel noise; with ``hard=True``
     its one-hot argmax, with the derivative of the relaxed sample at the same noise
-    (straight-through Gumbel-Softmax).
+    (straight-through Gumbel-Softmax). Over more than 1,000 classes a hard sample is drawn by blocks
+    of classes: the same law, but not the argmax of the soft sample with the same key, and the
+    derivative is that of a relaxed sample drawn given the index.
 
     Args:
         key: a typed or an old-style key; used once.
@@ -91,7 +93,8 @@ def gumbel_max(
 ) -> jax.Array:
     """The index of an exact categorical draw, ``argmax(logits + G)``: the Gumbel-max trick.
 
-    With one key, the index of ``gumbel_softmax(key, logits, hard=True)``.
+    With one key, the index of ``gumbel_softmax(key, logits, hard=True)``. Over more than 1,000
+    classes it is drawn in two steps, a block of classes and a class of it: the same law.
 
     Args:
         key: a typed or an old-style key; used once.
