@@ -4,10 +4,12 @@
 
 Every peer is a worker process of its own; for each cell, the workers that know it are called in
 turn, round after round, so that the noise of a shared machine meets all alike. Prints a table and
-writes `benchmarks/results/peers.json`: the median milliseconds of a call, the time of each peer by
-ours, the megabytes of temporaries and the seconds of compilation. `ours` and `textbook` need this
-library alone, `torch` needs torch, the others tensorflow-probability, distrax and numpyro with a
-jax on which they import; a peer whose packages are not there is left out, by name.
+writes `benchmarks/results/peers.json`, the median milliseconds of a call, the time of each peer by
+ours, the megabytes of temporaries and the seconds of compilation, and `docs/images/peers.png`.
+Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a hard sample times the table;
+over keys, a program of jax is mapped over 8 keys and as many parts of the logits. `ours` and
+`textbook` need this library alone, `torch` needs torch, the others tensorflow-probability, distrax
+and numpyro with a jax on which they import; a peer whose packages are missing is left out, by name.
 
 * textbook: uniform, two logarithms with an epsilon, softmax, `stop_gradient(one_hot - y) + y`.
 * categorical: `jax.random.categorical` and a one-hot of it; of hard samples forward alone.
@@ -35,6 +37,7 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SHAPES = {
     "128x20x10": (128, 20, 10),
     "4096x320": (4096, 320),
@@ -50,6 +53,12 @@ CELLS = [
     for shape in SHAPES
     for dtype in DTYPES.get(shape, ("float32",))
     for mode in MODES
+]
+CELLS += [("1024x8192", "float32", "lookup", passes) for passes in ("forward", "forward+backward")]
+CELLS += [
+    (shape, "float32", kind, "forward over keys")
+    for shape in ("4096x320", "65536x16", "1024x8192")
+    for kind in ("soft", "hard")
 ]
 PEERS = {
     "ours": "here",
@@ -68,6 +77,9 @@ PACKAGES = {
     "torch": ["torch"],
     "peers": ["jax", "tensorflow-probability", "distrax", "numpyro"],
 }
+KEYS = 8
+COLUMNS = 256
+"""Of the table of a lookup."""
 SECONDS_A_TURN = 0.05
 TEMPERATURE = 0.7
 
@@ -78,6 +90,36 @@ def inputs(shape):
 
 
 # --- workers: a call that returns when its result is there; None where a peer has no such cell ---
+
+
+def table(shape):
+    """What a lookup reads."""
+    return np.random.default_rng(1).normal(size=(SHAPES[shape][-1], COLUMNS)).astype(np.float32)
+
+
+def jax_call(peer, shape, kind, passes):
+    """``sample(key, logits, temperature)`` of a cell, of a peer that is jax."""
+    import jax
+    import jax.numpy as jnp
+
+    if kind == "lookup" and peer == "ours":
+        import gs_modules as gs
+
+        rows = jnp.asarray(table(shape))
+        return lambda key, logits, temperature: gs.gumbel_lookup(key, logits, rows, temperature)[0]
+    sample = jax_sample(peer, shape, "hard" if kind == "lookup" else kind)
+    if sample is not None and kind == "lookup":
+        rows = jnp.asarray(table(shape))
+        return lambda *arguments: sample(*arguments) @ rows
+    if sample is not None and passes.endswith("over keys"):
+
+        def over_keys(key, logits, temperature):
+            parts = logits.reshape(KEYS, -1, logits.shape[-1])
+            mapped = jax.vmap(sample, (0, 0, None))
+            return mapped(jax.random.split(key, KEYS), parts, temperature)
+
+        return over_keys
+    return sample
 
 
 def jax_sample(peer, shape, kind):
@@ -132,10 +174,12 @@ def of_jax(peer, shape, dtype, kind, passes):
     import jax
     import jax.numpy as jnp
 
-    sample = jax_sample(peer, shape, kind)
-    if sample is None or (peer == "categorical" and passes != "forward"):
+    sample = jax_call(peer, shape, kind, passes)
+    if sample is None or (peer == "categorical" and passes == "forward+backward"):
         return None
     logits, weights = (jnp.asarray(array, dtype) for array in inputs(shape))
+    if kind == "lookup":
+        weights = jnp.resize(weights, (*logits.shape[:-1], COLUMNS))
 
     def forward(key, logits, temperature, weights):
         del weights
@@ -147,7 +191,7 @@ def of_jax(peer, shape, dtype, kind, passes):
 
     arguments = (jax.random.key(0), logits, jnp.asarray(TEMPERATURE, dtype), weights)
     began = time.perf_counter()
-    lowered = jax.jit(forward if passes == "forward" else both).lower(*arguments)
+    lowered = jax.jit(both if passes == "forward+backward" else forward).lower(*arguments)
     program = lowered.compile()
     seconds = time.perf_counter() - began
     temporary = program.memory_analysis().temp_size_in_bytes
@@ -162,7 +206,9 @@ def of_torch(peer, shape, dtype, kind, passes):
     from torch.distributions import RelaxedOneHotCategorical
     from torch.nn.functional import gumbel_softmax
 
-    hard = kind == "hard"
+    hard = kind != "soft"
+    if passes.endswith("over keys"):
+        return None
     if peer == "torch_distribution":
         if hard:
             return None
@@ -174,12 +220,16 @@ def of_torch(peer, shape, dtype, kind, passes):
     else:
 
         def sample(logits):
-            return gumbel_softmax(logits, TEMPERATURE, hard=hard)
+            drawn = gumbel_softmax(logits, TEMPERATURE, hard=hard)
+            return drawn @ rows if kind == "lookup" else drawn
 
     if peer == "torch_compiled":
         torch.compiler.reset()  # after eight shapes of one function it would compile no other
         sample = torch.compile(sample)
     logits, weights = (torch.from_numpy(a).to(getattr(torch, dtype)) for a in inputs(shape))
+    rows = torch.from_numpy(table(shape)) if kind == "lookup" else None
+    if kind == "lookup":
+        weights = weights[..., :COLUMNS].contiguous()
 
     def forward():
         with torch.no_grad():
@@ -263,6 +313,34 @@ def measure(cell, workers, rounds):
     }
 
 
+def draw_figure(results: dict, file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.28 * len(results) + 1))
+    for peer in list(PEERS)[1:]:
+        found = [
+            (row, cell[peer]["by_ours"])
+            for row, cell in enumerate(results.values())
+            if peer in cell
+        ]
+        if found:
+            rows, times = zip(*found, strict=True)
+            axes.plot(times, rows, "o", label=peer, markersize=5)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+    axes.set_yticks(range(len(results)), results)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    axes.set_xlabel("time of each peer by that of gs_modules")
+    axes.legend(loc="lower right", fontsize="small")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -308,8 +386,11 @@ def main() -> None:
         "versions": {peer: versions[peer] for peer in workers},
         "results": results,
     }
+    if options.only:
+        return  # a part is no record
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "peers.json").write_text(json.dumps(record, indent=2) + "\n")
+    draw_figure(results, IMAGES / "peers.png")
 
 
 if __name__ == "__main__":
