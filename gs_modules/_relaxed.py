@@ -30,6 +30,9 @@ def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
 
 @jax.custom_jvp
 def _rounded(logits: jax.Array) -> jax.Array:
+    if logits.dtype == jnp.bfloat16:  # the upper half of a float32
+        bits = lax.bitcast_convert_type(logits, jnp.uint16).astype(jnp.uint32)
+        return lax.bitcast_convert_type(bits << 16, jnp.float32)
     info = jnp.finfo(logits.dtype)
     wide = logits.astype(jnp.float32)
     rounded = lax.reduce_precision(wide, info.nexp, info.nmant)
@@ -40,10 +43,6 @@ def _rounded(logits: jax.Array) -> jax.Array:
 _rounded.defjvps(lambda tangent, *_: tangent.astype(jnp.float32))
 
 
-SHORT_ROW = 32
-"""Classes up to which XLA on CPU takes longer for a maximum of floats than for one of integers."""
-
-
 def row_max(array: jax.Array, axis: int) -> jax.Array:
     """The maximum of each row, with ``axis`` kept; for two classes beside each of the two.
 
@@ -52,21 +51,11 @@ def row_max(array: jax.Array, axis: int) -> jax.Array:
     """
     if _is_pair(array, axis):
         return jnp.maximum(array, jnp.flip(array, axis))
-    if array.shape[axis] > SHORT_ROW or not jnp.issubdtype(array.dtype, jnp.floating):
-        return jnp.max(array, axis, keepdims=True)
-    signed = jnp.int64 if array.dtype == jnp.float64 else jnp.int32
-    ordered = _order_of_floats(lax.bitcast_convert_type(array, signed))
-    largest = _order_of_floats(jnp.max(ordered, axis, keepdims=True))
-    return lax.bitcast_convert_type(largest, array.dtype)
-
-
-def _order_of_floats(bits: jax.Array) -> jax.Array:
-    """Integers in the order of the floats that have these bits; and back from there to the bits."""
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)
+    return jnp.max(array, axis, keepdims=True)
 
 
 def _row_sum(array: jax.Array, axis: int) -> jax.Array:
-    """The sum of each row, as ``_row_max`` gives the maximum."""
+    """The sum of each row, as ``row_max`` gives the maximum."""
     if _is_pair(array, axis):
         return array + jnp.flip(array, axis)
     return jnp.sum(array, axis, keepdims=True)
