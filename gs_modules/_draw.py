@@ -41,6 +41,10 @@ SHARDS = 8
 """Of how many the blocks keep the bounds, if they are of one size."""
 
 
+LARGEST_BLOCK = 2**16 - 1
+"""So many integers of at most 2**15 add up to less than 2**31."""
+
+
 def draw(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """The index of the drawn class, as ``first_argmax`` gives it."""
     logits = lax.stop_gradient(logits)
@@ -112,8 +116,8 @@ def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
     """``log(sum(exp(logits - row maximum)))`` over each block; equal infinite logits share it.
 
     The exponentials are added as integers, of 30 bits below the largest of the block, in two sums
-    that cannot overflow: to whatever shards and vectors the additions are dealt out, their result
-    is the same to the last bit, and so is the block that is drawn.
+    that cannot overflow in a block of ``LARGEST_BLOCK``. To whatever shards and vectors the
+    additions are dealt out, their result is the same to the last bit, and so is the block drawn.
     """
     largest = row_max(blocks, axis + 1)
     shift = jnp.where(largest == -jnp.inf, 0, largest)
@@ -152,10 +156,12 @@ class Division:
     def __init__(self, classes: int):
         self.groups = math.gcd(classes, SHARDS)
         self.of_group = classes // self.groups
-        best = max(1, round(math.sqrt(classes) / self.groups))
-        even = [n for n in range(1, self.of_group + 1) if self.of_group % n == 0]
-        cheapest = min(even, key=self._noises)
-        self.of_blocks = cheapest if self._noises(cheapest) < 8 * math.sqrt(classes) else best
+        self.of_blocks = max(1, round(math.sqrt(classes) / self.groups))
+        small = [n for n in range(1, math.isqrt(self.of_group) + 1) if self.of_group % n == 0]
+        cheapest = min([*small, *(self.of_group // n for n in small)], key=self._noises)
+        is_cheap = self._noises(cheapest) < 8 * math.sqrt(classes)
+        if is_cheap and self.of_group // cheapest <= LARGEST_BLOCK:
+            self.of_blocks = cheapest
         self.size = -(-self.of_group // self.of_blocks)
         self.blocks = self.groups * self.of_blocks
 

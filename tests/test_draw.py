@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import special, stats
 
 import gs_modules as gs
-from gs_modules._draw import MANY, SHARDS, Division, _log_mass, draw_with_scores
+from gs_modules._draw import LARGEST_BLOCK, MANY, SHARDS, Division, _log_mass, draw_with_scores
 
 KEY = jax.random.key(23)
 FALSE_ALARM = 1e-6
@@ -32,6 +32,13 @@ def test_every_class_has_one_place_in_one_block(classes):
     np.testing.assert_array_equal(division.index(block, position), blocks[is_class])
     np.testing.assert_array_equal(np.sort(blocks[is_class]), np.arange(classes))
     assert division.blocks + division.size < 8 * classes**0.5
+
+
+@pytest.mark.parametrize("classes", [1063 * 65537, 2**30, 2**31 - 1])
+def test_no_block_is_so_large_that_its_mass_overflows(classes):
+    assert Division(classes).size <= LARGEST_BLOCK
+    largest = _log_mass(jnp.zeros((1, 1, LARGEST_BLOCK)), 1)
+    np.testing.assert_allclose(largest, np.log(LARGEST_BLOCK), rtol=1e-6)
 
 
 @pytest.mark.parametrize("classes", [k for k in SIZES if k % SHARDS == 0])
