@@ -168,9 +168,8 @@ def _drawn(
     merged = shape
     while sharding is None and len(merged) > 1 and merged[-1] < SHORT_AXIS:
         merged = (*merged[:-2], merged[-2] * merged[-1])
-    return drawn(lambda bits, log: of_bits(bits(merged, unsigned, sharding), log), key).reshape(
-        shape
-    )
+    noise = drawn(lambda bits, log: of_bits(bits(merged, unsigned, sharding), log), key)
+    return noise.reshape(shape)
 
 
 def _exponential_of(bits: jax.Array, dtype: DTypeLike, log: Log) -> jax.Array:

@@ -110,11 +110,9 @@ def row_index(index: jax.Array, axis: int) -> jax.Array:
 
 
 def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
-    """Where the index stands, boolean; nowhere in a row without a class or with NaN.
-
-    Both sides of the comparison with themselves are equal: there is one for the result to be
-    sharded as the logits are, where positions alone would be whole on every device.
-    """
+    """Where the index stands, boolean; nowhere in a row without a class or with NaN."""
+    # Of positions alone, every device of a mesh would hold the whole. Compared with themselves, the
+    # logits change nothing (a row with NaN has no index) and the result is sharded as they are.
     return (_position(logits, axis) == index) & (logits == logits)
 
 
@@ -175,12 +173,12 @@ def relaxed(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def tempered_softmax(
-    logits: jax.Array, below_largest: jax.Array, temperature: jax.Array, axis: int
+    logits: jax.Array, scores: jax.Array, temperature: jax.Array, axis: int
 ) -> jax.Array:
-    """``softmax(below_largest / temperature)``, with the derivative of logits shifted by noise."""
+    """``softmax(scores / temperature)``, of which the largest is 0; derived as if of ``logits``."""
     del logits
-    weights = jnp.exp(below_largest / positive_or_nan(temperature))
-    weights = jnp.where(below_largest == -jnp.inf, 0, weights)
+    weights = jnp.exp(scores / positive_or_nan(temperature))
+    weights = jnp.where(scores == -jnp.inf, 0, weights)
     total = _row_sum(weights, axis)
     return weights / jnp.where(total == 0, 1, total)
 

@@ -208,6 +208,9 @@ def test_the_mass_of_a_block_is_bitwise_the_same_on_any_number_of_devices(classe
 def test_keys_of_another_kind_draw_a_noise_for_each_class():
     """As the kernel for a GPU does: the kind of key decides, never the device."""
     key = jax.random.key(0, impl="rbg")
-    logits = jnp.asarray(LOGITS[None])
+    logits = jnp.broadcast_to(LOGITS, (50, LOGITS.size))
     soft = gs.gumbel_softmax(key, logits, 0.5)
-    assert soft.argmax(-1)[0] == gs.gumbel_max(key, logits)[0]
+    np.testing.assert_array_equal(soft.argmax(-1), gs.gumbel_max(key, logits))
+    default = jax.random.key(0)
+    by_blocks = gs.gumbel_max(default, logits)
+    assert np.any(gs.gumbel_softmax(default, logits, 0.5).argmax(-1) != by_blocks)
