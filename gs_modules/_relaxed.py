@@ -208,15 +208,13 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         if temperature_tangent is not None:
             log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
             change -= (temperature_tangent * scale) * log_relaxed
-        weighted = jnp.where(relaxed == 0, 0, relaxed * change)
-        total = _row_sum(weighted, axis)
+        total = _row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
         # Neither select changes a number. Transposed, they keep XLA on CPU from writing the total
         # once for each class, and from a sum of products that is slow over long rows.
         if not is_divided(relaxed, axis):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)
-        total = jnp.where(relaxed == 0, 0, total)
-        return scale * jnp.where(relaxed == 0, 0, weighted - relaxed * total)
+        return scale * jnp.where(relaxed == 0, 0, relaxed * (change - total))
 
     tangents = (logits_tangent, temperature_tangent)
     return tangent(relaxed, temperature, *map(none_if_zero, tangents))
