@@ -1,12 +1,9 @@
-"""Random bits, and what is drawn from them, in the form that each platform computes fastest.
-
-The bits are those of ``jax.random.bits``, one by one. On CPU, jax lowers its default generator,
-threefry, as a rolled loop that stores two arrays a round; unrolled, it stays in registers.
-"""
+"""Numbers made of random bits, in the form that each platform computes fastest."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +15,10 @@ from jax.custom_batching import custom_vmap
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
+from gs_modules import _threefry
+
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
-
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-"""Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
 
 SQUARE_ROOT_OF_HALF = np.int32(0x3F3504F3)
 """As the bits of a float."""
@@ -43,41 +39,48 @@ LOG_COEFFICIENTS = (
 LOG_2 = (0.693359375, -2.12194440e-4)
 """In two parts, whose first has so few bits that its product with an exponent is exact."""
 
-Bits = Callable[[tuple[int, ...], DTypeLike, NamedSharding | None], jax.Array]
-"""``(shape, unsigned dtype, sharding) -> bits``."""
-
 Log = Callable[[jax.Array], jax.Array]
 
 
-def drawn(draw: Callable[[Bits, Log], jax.Array], key: jax.Array) -> jax.Array:
-    """``draw(bits, log)``: ``bits`` are those of ``jax.random.bits``, ``log`` a logarithm.
+def drawn(
+    of_bits: Callable[[jax.Array, Log], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    sharding: NamedSharding | None,
+) -> jax.Array:
+    """``of_bits(bits, log)``, of each number for itself: of 32 bits for float32, 64 for float64.
 
-    On CPU the result is an array of its own: fused into a reduction of its rows, as XLA would, it
-    is computed number by number, not vector by vector, and once for each of its uses.
+    ``log`` is a logarithm. On CPU the result is an array of its own: fused into a reduction of its
+    rows, as XLA would, it is computed number by number, not vector by vector, and once for each of
+    its uses.
     """
-    # Without jit, each operation of the unrolled rounds is dispatched by itself.
-    if not _is_partitionable_threefry(key) or CONFIG.jax_disable_jit:
-        return draw(functools.partial(_bits_of_jax, key), jnp.log)
+    is_wide = dtype == jnp.float64
+    if not _threefry.is_threefry(key) or math.prod(shape) > _threefry.BLOCKS:
+        unsigned = jnp.uint64 if is_wide else jnp.uint32
+        return of_bits(jax.random.bits(key, shape, unsigned, out_sharding=sharding), jnp.log)
 
-    def of_each(keys, bits, log):
-        def of_one(data):
-            key = jax.random.wrap_key_data(data, impl="threefry2x32")
-            return draw(functools.partial(bits, key), log)
+    def one_by_one(log, key):
+        bits = _threefry.wide_bits if is_wide else _threefry.bits
+        return of_bits(bits(key, shape, sharding), log)
 
-        for _ in keys.shape[:-1]:
-            of_one = jax.vmap(of_one)
-        return of_one(keys)
+    if CONFIG.jax_disable_jit:
+        return one_by_one(jnp.log, jax.random.key_data(key))
+
+    def apart(keys):
+        if is_wide or sharding is not None or math.prod(shape) == 1:
+            return _apart(_of_each(functools.partial(one_by_one, _log), keys), keys)
+        halves = _threefry.Halves(shape)
+
+        def pairs(key):
+            first, second = halves.words(key)
+            return lax.complex(of_bits(first, _log), of_bits(second, _log))
+
+        return _of_each(halves.joined, keys)(_apart(_of_each(pairs, keys), keys))
 
     @custom_vmap
     def drawn_of(keys):
-        def apart(keys):
-            # Always true, which XLA does not know; an optimization_barrier does not stop it.
-            is_drawn = lax.population_count(jnp.max(keys)) <= 32
-            unrolled = functools.partial(of_each, bits=_unrolled, log=_log)
-            never = functools.partial(of_each, bits=_same, log=_log)
-            return lax.cond(is_drawn, unrolled, never, keys)
-
-        default = functools.partial(of_each, bits=_bits_of_jax, log=jnp.log)
+        default = _of_each(functools.partial(one_by_one, jnp.log), keys)
         return lax.platform_dependent(keys, cpu=apart, default=default)
 
     @drawn_of.def_vmap
@@ -89,42 +92,23 @@ def drawn(draw: Callable[[Bits, Log], jax.Array], key: jax.Array) -> jax.Array:
     return drawn_of(jax.random.key_data(key))
 
 
-def _is_partitionable_threefry(key: jax.Array) -> bool:
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    is_threefry = jax.random.key_impl(key) == "threefry2x32"
-    return is_threefry and CONFIG.jax_threefry_partitionable
+def _of_each(function: Callable, keys: jax.Array) -> Callable:
+    """``function``, mapped over the axes that the data of ``keys`` has before that of one key."""
+    for _ in keys.shape[:-1]:
+        function = jax.vmap(function)
+    return function
 
 
-def _bits_of_jax(key, shape, dtype, sharding):
-    return jax.random.bits(key, shape, dtype, out_sharding=sharding)
+def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
+    """``function(keys)`` as an array that XLA does not fuse with what becomes of it."""
+    result = jax.eval_shape(function, keys)
 
+    def never(keys):
+        number = jnp.max(keys).astype(result.dtype)
+        return lax.broadcast(number, result.shape, out_sharding=result.sharding)
 
-def _same(key, shape, dtype, sharding):
-    """Bits of the right type for a branch that is never taken: one word of the key."""
-    word = jax.random.key_data(key)[0].astype(dtype)
-    return lax.broadcast(word, shape, out_sharding=sharding)
-
-
-def _unrolled(key, shape, dtype, sharding):
-    size = 1
-    counter = jnp.uint32(0)
-    for axis in reversed(range(len(shape))):
-        position = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
-        counter = counter + position * jnp.uint32(size % 2**32)
-        size *= shape[axis]
-    if dtype != jnp.uint32 or size > 2**32:
-        return _bits_of_jax(key, shape, dtype, sharding)
-    left, right = jax.random.key_data(key)
-    schedule = (left, right, left ^ right ^ jnp.uint32(0x1BD11BDA))
-    a, b = left, counter + right
-    for group in range(5):
-        for rotation in ROTATIONS[group % 2]:
-            a = a + b
-            b = a ^ (b << rotation | b >> (32 - rotation))
-        a = a + schedule[(group + 1) % 3]
-        b = b + (schedule[(group + 2) % 3] + jnp.uint32(group + 1))
-    return a ^ b
+    # Always true, which XLA does not know; an optimization_barrier does not stop it.
+    return lax.cond(lax.population_count(jnp.max(keys)) <= 32, function, never, keys)
 
 
 def _log(x: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,6 @@ from jax.typing import DTypeLike
 
 from gs_modules import _arguments
 from gs_modules._bits import Log, drawn
-
-SHORT_AXIS = 128
-"""The last axis is merged with the one before while it has fewer numbers."""
 
 
 def gumbel_noise(
@@ -132,7 +128,7 @@ def _gumbel(
     def gumbel(bits: jax.Array, log: Log) -> jax.Array:
         return -log(_exponential_of(bits, dtype, log))
 
-    return _drawn(gumbel, key, shape, dtype, sharding)
+    return drawn(gumbel, key, shape, dtype, sharding)
 
 
 def _exponential(
@@ -141,7 +137,7 @@ def _exponential(
     def exponential(bits: jax.Array, log: Log) -> jax.Array:
         return _exponential_of(bits, dtype, log)
 
-    return _drawn(exponential, key, shape, dtype, sharding)
+    return drawn(exponential, key, shape, dtype, sharding)
 
 
 def _logistic(
@@ -153,23 +149,7 @@ def _logistic(
         log_odds = log(a) - log(rest) + added
         return jnp.where(is_low, log_odds, -log_odds)
 
-    return _drawn(logistic, key, shape, dtype, sharding)
-
-
-def _drawn(
-    of_bits: Callable[[jax.Array, Log], jax.Array],
-    key: jax.Array,
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-    sharding: NamedSharding | None,
-) -> jax.Array:
-    unsigned = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
-    # The bits of an array do not depend on its shape, but a short last axis leaves vectors idle.
-    merged = shape
-    while sharding is None and len(merged) > 1 and merged[-1] < SHORT_AXIS:
-        merged = (*merged[:-2], merged[-2] * merged[-1])
-    noise = drawn(lambda bits, log: of_bits(bits(merged, unsigned, sharding), log), key)
-    return noise.reshape(shape)
+    return drawn(logistic, key, shape, dtype, sharding)
 
 
 def _exponential_of(bits: jax.Array, dtype: DTypeLike, log: Log) -> jax.Array:

@@ -1,9 +1,10 @@
-"""Random bits: the oracle is ``jax.random.bits``, bit for bit, whatever computes them."""
+"""Random bits against jax's own threefry, word by word, and what keeps the drawn array apart."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gs_modules._bits import _log, drawn
@@ -11,44 +12,82 @@ from gs_modules._bits import _log, drawn
 KEY = jax.random.key(11)
 
 
-def bits_of(key, shape, dtype=jnp.uint32):
-    return jax.jit(lambda key: drawn(lambda bits, log: bits(shape, dtype, None), key))(key)
+def high_bits_of(key, shape, sharding=None):
+    """The upper 24 of the 32 bits, which a float32 holds exactly."""
+
+    def high(bits, log):
+        del log
+        return (bits >> 8).astype(jnp.float32)
+
+    return jax.jit(lambda key: drawn(high, key, shape, jnp.float32, sharding))(key)
+
+
+def expected_bits(key, shape):
+    """``[R, ...]``: of jax's blocks, all the first words and then all the second ones."""
+    rows, *rest = shape
+    half = -(-rows // 2)
+    blocks = half * int(np.prod(rest))
+    counts = np.concatenate([np.zeros(blocks), np.arange(blocks)]).astype(np.uint32)
+    words = threefry_2x32(jax.random.key_data(key), jnp.asarray(counts))
+    return np.asarray(words).reshape(2 * half, *rest)[:rows]
+
+
+def expected_high_bits(key, shape):
+    return (expected_bits(key, shape) >> 8).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    "shape", [(), (0,), (1,), (7,), (3, 0, 2), (5, 4, 3), (1, 70_000)], ids=str
+    "shape", [(0,), (2,), (7,), (3, 0, 2), (6, 4, 3), (5, 4, 3), (5, 300), (70_000, 1)], ids=str
 )
-def test_bits_are_those_of_jax(shape):
-    found = bits_of(KEY, shape)
-    assert (found.shape, found.dtype) == (shape, np.uint32)
-    np.testing.assert_array_equal(found, jax.random.bits(KEY, shape))
+def test_bits_are_the_words_of_the_blocks_of_jax(shape):
+    expected = expected_high_bits(KEY, shape)
+    found = high_bits_of(KEY, shape)
+    assert found.shape == shape
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(high_bits_of(KEY, (1, 1, *shape))[0, 0], expected)
+
+
+def test_a_single_number_is_the_first_word():
+    expected = expected_high_bits(KEY, (1,))
+    for shape in [(), (1,), (1, 1)]:
+        np.testing.assert_array_equal(high_bits_of(KEY, shape), expected.reshape(shape))
 
 
 def test_64_bits_are_those_of_jax():
+    def low(bits, log):
+        del log
+        return (bits & 0xFFFFFFFFFFFF).astype(jnp.float64)
+
     with jax.enable_x64(True):
-        found, expected = bits_of(KEY, (3, 5), jnp.uint64), jax.random.bits(KEY, (3, 5), jnp.uint64)
+        found = jax.jit(lambda key: drawn(low, key, (3, 5), jnp.float64, None))(KEY)
+        expected = jax.random.bits(KEY, (3, 5), jnp.uint64) & 0xFFFFFFFFFFFF
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
-@pytest.mark.parametrize("is_partitionable", [True, False])
-def test_other_generators_draw_as_in_jax(impl, is_partitionable):
-    with jax.threefry_partitionable(is_partitionable):
-        key = jax.random.key(3, impl=impl)
-        np.testing.assert_array_equal(bits_of(key, (4, 3)), jax.random.bits(key, (4, 3)))
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_other_generators_draw_as_in_jax(impl):
+    key = jax.random.key(3, impl=impl)
+    np.testing.assert_array_equal(high_bits_of(key, (4, 3)), jax.random.bits(key, (4, 3)) >> 8)
+
+
+def test_threefry_draws_the_same_whatever_jax_makes_of_it():
+    with jax.threefry_partitionable(False):
+        found = high_bits_of(KEY, (4, 3))
+    np.testing.assert_array_equal(found, expected_high_bits(KEY, (4, 3)))
 
 
 def test_old_style_keys_and_disabled_jit_draw_the_same():
-    expected = jax.random.bits(KEY, (4, 3))
-    np.testing.assert_array_equal(bits_of(jax.random.key_data(KEY), (4, 3)), expected)
-    with jax.disable_jit():
-        np.testing.assert_array_equal(bits_of(KEY, (4, 3)), expected)
+    for shape in [(), (1, 3), (4, 3), (5, 3)]:
+        expected = high_bits_of(KEY, shape)
+        np.testing.assert_array_equal(high_bits_of(jax.random.key_data(KEY), shape), expected)
+        with jax.disable_jit():
+            np.testing.assert_array_equal(high_bits_of(KEY, shape), expected)
 
 
 def test_vmap_over_keys_nested_and_of_any_axis():
     keys = jax.random.split(KEY, (3, 2))
-    found = jax.vmap(jax.vmap(lambda key: bits_of(key, (4, 5))), in_axes=1)(keys)
-    expected = [[jax.random.bits(keys[i, j], (4, 5)) for i in range(3)] for j in range(2)]
+    found = jax.vmap(jax.vmap(lambda key: high_bits_of(key, (5, 4))), in_axes=1)(keys)
+    expected = [[expected_high_bits(keys[i, j], (5, 4)) for i in range(3)] for j in range(2)]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -56,7 +95,7 @@ def test_what_is_drawn_stays_apart_from_what_reduces_it_also_under_vmap():
     """The compiled program holds it behind a condition that XLA neither folds nor selects on."""
 
     def largest(key):
-        return drawn(lambda bits, log: bits((8, 16), jnp.uint32, None), key).max(-1)
+        return high_bits_of(key, (8, 16)).max(-1)
 
     for function, keys in [(largest, KEY), (jax.vmap(largest), jax.random.split(KEY, 3))]:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -68,12 +107,12 @@ def test_each_shard_of_a_shard_map_draws_by_its_own_key():
     mesh = jax.make_mesh((4,), ("shards",), axis_types=(AxisType.Auto,))
     keys = jax.random.split(KEY, 4)
     per_shard = jax.shard_map(
-        lambda key: bits_of(key[0], (1, 6)),
+        lambda key: high_bits_of(key[0], (1, 6)),
         mesh=mesh,
         in_specs=PartitionSpec("shards"),
         out_specs=PartitionSpec("shards"),
     )
-    expected = [jax.random.bits(key, (6,)) for key in keys]
+    expected = [expected_high_bits(key, (6,)) for key in keys]
     np.testing.assert_array_equal(per_shard(keys), expected)
 
 
@@ -82,25 +121,43 @@ def test_keys_may_be_sharded(kind):
     mesh = jax.make_mesh((4,), ("shards",), axis_types=(kind,))
     sharding = NamedSharding(mesh, PartitionSpec("shards"))
     keys = jax.device_put(jax.random.split(KEY, 8), sharding)
-    found = jax.jit(jax.vmap(lambda key: bits_of(key, (6,))))(keys)
-    expected = [jax.random.bits(key, (6,)) for key in jax.random.split(KEY, 8)]
+    found = jax.jit(jax.vmap(lambda key: high_bits_of(key, (6,))))(keys)
+    expected = [expected_high_bits(key, (6,)) for key in jax.random.split(KEY, 8)]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((8, 4), 0), ((4, 3), 0), ((12, 4), 0), ((3, 8), 1), ((1, 12), 1)], ids=str
+)
+def test_any_axis_may_be_sharded(shape, axis, kind):
+    """Also where half of an axis does not end with a shard."""
+    mesh = jax.make_mesh((4,), ("shards",), axis_types=(kind,))
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "shards"))
+
+    def shifted(key, zeros):
+        explicit = jax.typeof(zeros).sharding if kind == AxisType.Explicit else None
+        return zeros + high_bits_of(key, shape, explicit)
+
+    found = jax.jit(shifted)(KEY, jax.device_put(jnp.zeros(shape), sharding))
+    assert found.sharding.is_equivalent_to(sharding, 2)
+    expected = expected_high_bits(KEY, tuple(size for size in shape if size > 1)).reshape(shape)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_one_exported_program_serves_every_platform():
     exported = jax.export.export(
-        jax.jit(lambda data: bits_of(data, (5,))), platforms=("cpu", "cuda", "tpu")
+        jax.jit(lambda data: high_bits_of(data, (5,))), platforms=("cpu", "cuda", "tpu")
     )(jax.random.key_data(KEY))
     revived = jax.export.deserialize(exported.serialize())
     found = revived.call(jax.random.key_data(KEY))
-    np.testing.assert_array_equal(found, jax.random.bits(KEY, (5,)))
+    np.testing.assert_array_equal(found, expected_high_bits(KEY, (5,)))
 
 
 def test_draws_in_a_differentiated_scan_and_under_remat():
     @jax.checkpoint
     def loss(scale, key):
-        uniform = drawn(lambda bits, log: bits((3,), jnp.uint32, None), key) >> 8
-        return jnp.sum(scale * uniform.astype(jnp.float32))
+        return jnp.sum(scale * high_bits_of(key, (3,)))
 
     def total(scale):
         def step(carry, key):
@@ -108,10 +165,7 @@ def test_draws_in_a_differentiated_scan_and_under_remat():
 
         return jax.lax.scan(step, jnp.float32(0), jax.random.split(KEY, 4))[0]
 
-    expected = sum(
-        (jax.random.bits(key, (3,)) >> 8).astype(jnp.float32).sum()
-        for key in jax.random.split(KEY, 4)
-    )
+    expected = sum(expected_high_bits(key, (3,)).sum() for key in jax.random.split(KEY, 4))
     np.testing.assert_allclose(jax.grad(total)(2.0), expected, rtol=1e-6)
 
 

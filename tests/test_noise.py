@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gs_modules import _bits, gumbel_noise
+from gs_modules import _threefry, gumbel_noise
 
 FALSE_ALARM = 1e-6
 HALF = [jnp.bfloat16, jnp.float16]
@@ -55,9 +55,10 @@ def test_every_bit_pattern_gives_the_finite_quantile_of_its_middle(
     patterns = sorted({*ends, *(half + i for i in range(-2, 3)), *(2 * half - 1 - i for i in ends)})
     unsigned = np.dtype(f"uint{bits}")
     with jax.enable_x64(bits == 64), jax.disable_jit(not is_compiled):
-        given = jnp.asarray(patterns, unsigned)
-        monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype, **_: given)
-        monkeypatch.setattr(_bits, "_unrolled", lambda key, shape, dtype, sharding: given)
+        given = np.array(patterns, unsigned)
+        both = np.array_split(given, 2) if bits == 32 else (given >> 32, given & (2**32 - 1))
+        first, second = (jnp.asarray(words, jnp.uint32) for words in both)
+        monkeypatch.setattr(_threefry, "words", lambda key, count: (first[count], second[count]))
         noise = np.asarray(gumbel_noise(jax.random.key(0), len(patterns), dtype))
     # 1 - U in extended precision from the integer 2**bits - 1 - b: neither end loses a bit.
     wide = np.longdouble

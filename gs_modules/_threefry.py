@@ -1,0 +1,117 @@
+"""Threefry, jax's default generator, both words of whose blocks are used.
+
+A block is computed from a key and a count and has two words of 32 bits, of which
+``jax.random.bits`` makes one number. Here they are two: of an array, the numbers of the first half
+are the first words of the blocks and those of the second half the second words, where the halves
+are those of the first axis of more than one number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+"""Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
+
+BLOCKS = 2**32
+"""So many has a key."""
+
+SHORT_AXIS = 128
+"""The last axis is merged with the one before while it has fewer numbers."""
+
+
+def is_threefry(key: jax.Array) -> bool:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return jax.random.key_impl(key) == "threefry2x32"
+
+
+def words(key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both words of the blocks of these counts; ``key`` is the data of a key, ``[2]``.
+
+    On CPU, jax lowers its own as a rolled loop that stores two arrays a round; unrolled, it stays
+    in registers.
+    """
+    left, right = key
+    schedule = (left, right, left ^ right ^ jnp.uint32(0x1BD11BDA))
+    a, b = left, count + right
+    for group in range(5):
+        for rotation in ROTATIONS[group % 2]:
+            a = a + b
+            b = a ^ (b << rotation | b >> (32 - rotation))
+        a = a + schedule[(group + 1) % 3]
+        b = b + (schedule[(group + 2) % 3] + jnp.uint32(group + 1))
+    return a, b
+
+
+def bits(
+    key: jax.Array, shape: tuple[int, ...], sharding: NamedSharding | None = None
+) -> jax.Array:
+    """32 bits for each number, each of a block computed for it alone: any axis may be divided."""
+    if math.prod(shape) == 1:
+        return words(key, _counts(shape, _positions(shape, sharding)))[0]
+    axis = _halved_axis(shape)
+    half = jnp.uint32(-(-shape[axis] // 2))
+    positions = _positions(shape, sharding)
+    is_second = positions[axis] >= half
+    positions[axis] = jnp.where(is_second, positions[axis] - half, positions[axis])
+    first, second = words(key, _counts(shape, positions))
+    return jnp.where(is_second, second, first)
+
+
+def wide_bits(
+    key: jax.Array, shape: tuple[int, ...], sharding: NamedSharding | None = None
+) -> jax.Array:
+    """64 bits for each number, both words of a block: those of ``jax.random.bits``."""
+    high, low = words(key, _counts(shape, _positions(shape, sharding)))
+    return high.astype(jnp.uint64) << 32 | low.astype(jnp.uint64)
+
+
+class Halves:
+    """An array whose numbers are computed in pairs, of the two words of a block."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
+        axis = _halved_axis(shape)
+        self.size = shape[axis]
+        self.half = (-(-self.size // 2), *shape[axis + 1 :])
+        # The words of an array do not depend on its axes, but a short last one leaves vectors idle.
+        self.merged = self.half
+        while len(self.merged) > 1 and self.merged[-1] < SHORT_AXIS:
+            self.merged = (*self.merged[:-2], self.merged[-2] * self.merged[-1])
+
+    def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return words(key, _counts(self.merged, _positions(self.merged, None)))
+
+    def joined(self, pairs: jax.Array) -> jax.Array:
+        """The first numbers of the pairs, which are real parts, and then the second numbers."""
+        pairs = pairs.reshape(1, *self.half)
+        is_second = lax.broadcasted_iota(jnp.int32, (2, *(1 for _ in self.half)), 0) == 1
+        both = jnp.where(is_second, lax.imag(pairs), lax.real(pairs))
+        both = both.reshape(2 * self.half[0], *self.half[1:])
+        return both[: self.size].reshape(self.shape)
+
+
+def _halved_axis(shape: tuple[int, ...]) -> int:
+    return next(axis for axis, size in enumerate(shape) if size != 1)
+
+
+def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[jax.Array]:
+    """Of each number, its position on each axis."""
+    return [
+        lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
+        for axis in range(len(shape))
+    ]
+
+
+def _counts(shape: tuple[int, ...], positions: list[jax.Array]) -> jax.Array:
+    """Of each number, that of its block; positions on the first axis matter as they are."""
+    count = jnp.zeros((), jnp.uint32)
+    for size, position in zip(shape, positions, strict=True):
+        count = count * jnp.uint32(size) + position
+    return count
