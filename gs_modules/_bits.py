@@ -69,12 +69,12 @@ def drawn(
 
     def apart(keys):
         if is_wide or sharding is not None or math.prod(shape) == 1:
-            return _apart(_of_each(functools.partial(one_by_one, _log), keys), keys)
+            return _apart(_of_each(functools.partial(one_by_one, log_of_normal), keys), keys)
         halves = _threefry.Halves(shape)
 
         def pairs(key):
             first, second = halves.words(key)
-            return lax.complex(of_bits(first, _log), of_bits(second, _log))
+            return lax.complex(of_bits(first, log_of_normal), of_bits(second, log_of_normal))
 
         return _of_each(halves.joined, keys)(_apart(_of_each(pairs, keys), keys))
 
@@ -111,7 +111,7 @@ def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.A
     return lax.cond(lax.population_count(jnp.max(keys)) <= 32, function, never, keys)
 
 
-def _log(x: jax.Array) -> jax.Array:
+def log_of_normal(x: jax.Array) -> jax.Array:
     """The logarithm of normal positive numbers, to 0.9 units in the last place.
 
     That of XLA also knows zero, infinity and subnormal numbers, and fills fewer vectors on CPU.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from gs_modules._bits import log_of_normal
 from gs_modules._gpu import draws_philox
 from gs_modules._noise import (
     class_noise_like,
@@ -82,7 +83,7 @@ def scores_given(
     ``exp(logits) / total``. Paulus, Maddison, Krause (2021), https://arxiv.org/abs/2010.04838.
     """
     scale = jnp.where(total == 0, 1, total / smallest)  # without a class, 0 / 0 in Gumbel-Rao
-    scores = logits - jnp.log(others * scale + jnp.exp(logits))
+    scores = logits - log_of_normal(others * scale + jnp.exp(logits))
     is_largest = (is_drawn | (scores > 0)) & ~jnp.isnan(scores)
     return jnp.where(is_largest, 0, scores)
 

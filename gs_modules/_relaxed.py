@@ -76,16 +76,18 @@ def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Arra
 
     Equal infinite logits share the mass.
     """
-    shifted = jnp.where(logits == jnp.inf, 0, below_largest(logits, axis))
-    return shifted if noise is None else shifted + noise
+    largest = row_max(logits, axis)
+    shifted = logits - jnp.where(largest == -jnp.inf, 0, largest)
+    none = jnp.zeros_like(logits)  # and sharded as they are, which noise of rows is not
+    noise = none if noise is None else none + noise
+    # With a select at the end, XLA on CPU makes the scores in one loop.
+    return jnp.where(logits == jnp.inf, noise, shifted + noise)
 
 
 def below_largest(scores: jax.Array, axis: int) -> jax.Array:
     """``scores`` less the largest of the row, ``-inf`` where a class is excluded."""
-    largest = row_max(scores, axis)
-    # -inf - -inf is NaN. Between a maximum and its use, this also keeps XLA on CPU from writing
-    # the maximum once for each class.
-    return scores - jnp.where(largest == -jnp.inf, 0, largest)
+    # -inf - -inf is NaN. Without a select, XLA on CPU makes the softmax in one loop of a library.
+    return scores - jnp.maximum(row_max(scores, axis), jnp.finfo(scores.dtype).min)
 
 
 def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
@@ -153,14 +155,14 @@ def _with_derivative_of_jvp(primals, tangents):
 
 
 def positive_or_nan(temperature: jax.Array) -> jax.Array:
-    """``temperature``, at least the smallest normal number; NaN where it is not positive.
+    """``temperature``, so that it and its reciprocal are normal; NaN where it is not positive.
 
     The sign is read off the bits: XLA on CPU flushes subnormal numbers to zero in a comparison.
     """
     signed = jnp.int64 if temperature.dtype == jnp.float64 else jnp.int32
     is_positive = lax.bitcast_convert_type(temperature, signed) > 0
     smallest = jnp.finfo(temperature.dtype).tiny
-    return jnp.where(is_positive, jnp.maximum(temperature, smallest), jnp.nan)
+    return jnp.where(is_positive, jnp.clip(temperature, smallest, 1 / smallest), jnp.nan)
 
 
 def relaxed(
@@ -178,9 +180,8 @@ def tempered_softmax(
     """``softmax(scores / temperature)``, of which the largest is 0; derived as if of ``logits``."""
     del logits
     weights = jnp.exp(scores / positive_or_nan(temperature))
-    weights = jnp.where(scores == -jnp.inf, 0, weights)
-    total = _row_sum(weights, axis)
-    return weights / jnp.where(total == 0, 1, total)
+    # The sum is 0 or at least 1, the weight of the largest.
+    return weights / (_row_sum(weights, axis) + jnp.finfo(weights.dtype).tiny)
 
 
 @functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)

@@ -42,6 +42,14 @@ def test_tails_have_the_mass_of_the_law(ten_million, tail, probability):
     assert result.pvalue > FALSE_ALARM
 
 
+def test_the_two_numbers_of_a_block_are_independent(ten_million):
+    """Counted in 32 x 32 cells of equal probability, tails included."""
+    cells = np.minimum(np.exp(-np.exp(-ten_million.astype(np.float64))) * 32, 31).astype(int)
+    first, second = np.split(cells, 2)
+    counts = np.bincount(32 * first + second, minlength=32**2)
+    assert stats.chisquare(counts).pvalue > FALSE_ALARM
+
+
 @pytest.mark.parametrize(
     ("bits", "dtype", "is_compiled"),
     [(32, jnp.float32, True), (32, jnp.float32, False), (64, jnp.float64, False)],
