@@ -81,9 +81,14 @@ KEYS = 8
 COLUMNS = 256
 """Of the table of a lookup."""
 SECONDS_A_TURN = 0.05
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-"""For glibc to keep freed memory. By default it is chance which worker hands an array back after
-each call, and then pays as much for its pages at the next as for the sample itself."""
+KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_ARENA_MAX": "1",
+}
+"""For glibc to keep freed memory, in one arena, since those of threads are handed back whole. By
+default it is chance which worker hands an array back after each call, and then pays as much for its
+pages at the next as for the sample itself."""
 TEMPERATURE = 0.7
 
 

@@ -24,7 +24,6 @@ from gs_modules._noise import (
     gumbel_noise_of_rows,
 )
 from gs_modules._relaxed import (
-    below_largest,
     first_argmax,
     is_at,
     is_divided,
@@ -56,11 +55,11 @@ def draw(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
 
 
 def draw_with_scores(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """As ``draw``, and perturbed logits by which this class is drawn, from the largest down."""
+    """As ``draw``, and perturbed logits by which this class is drawn."""
     logits = lax.stop_gradient(logits)
     if not _has_blocks(key, logits, axis):
         scores = perturbed(logits, class_noise_like(key, logits, axis), axis)
-        return first_argmax(scores, axis), below_largest(scores, axis)
+        return first_argmax(scores, axis), scores
     index, smallest, total = _drawn_by_blocks(key, logits, axis)
     others = exponential_noise_like(key_of_others(key), logits)
     from_largest = perturbed(logits, None, axis)

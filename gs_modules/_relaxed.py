@@ -84,12 +84,6 @@ def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Arra
     return jnp.where(logits == jnp.inf, noise, shifted + noise)
 
 
-def below_largest(scores: jax.Array, axis: int) -> jax.Array:
-    """``scores`` less the largest of the row, ``-inf`` where a class is excluded."""
-    # -inf - -inf is NaN. Without a select, XLA on CPU makes the softmax in one loop of a library.
-    return scores - jnp.maximum(row_max(scores, axis), jnp.finfo(scores.dtype).min)
-
-
 def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     """The index of the first maximum of each row, with ``axis`` kept.
 
@@ -170,18 +164,22 @@ def relaxed(
 ) -> jax.Array:
     """``softmax(scores / temperature)``; exactly 0 where a class is excluded."""
     scores = perturbed(lax.stop_gradient(logits), noise, axis)
-    return tempered_softmax(logits, below_largest(scores, axis), temperature, axis)
+    return tempered_softmax(logits, scores, temperature, axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def tempered_softmax(
     logits: jax.Array, scores: jax.Array, temperature: jax.Array, axis: int
 ) -> jax.Array:
-    """``softmax(scores / temperature)``, of which the largest is 0; derived as if of ``logits``."""
-    del logits
-    weights = jnp.exp(scores / positive_or_nan(temperature))
-    # The sum is 0 or at least 1, the weight of the largest.
-    return weights / (_row_sum(weights, axis) + jnp.finfo(weights.dtype).tiny)
+    """``softmax(scores / temperature)``, derived as if of ``logits``."""
+    # A wrong temperature makes a row NaN, but not one without a class.
+    is_empty = row_max(logits, axis) == -jnp.inf
+    temperature = jnp.where(is_empty, 1, positive_or_nan(temperature))
+    # Without a select from here on, XLA on CPU makes one loop of a library of it.
+    info = jnp.finfo(scores.dtype)
+    largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
+    weights = jnp.exp((scores - largest) / temperature)
+    return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
 
 @functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)
@@ -191,9 +189,9 @@ def _tempered_softmax_jvp(axis, primals, tangents):
 
 
 def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis):
-    """``w - y * sum(w)`` with ``w = y * (dl - dt * log y) / t``: the relaxed sample alone.
+    """``y * (c - sum(y * c))`` with ``c = (dl - dt * log y) / t``: the relaxed sample alone.
 
-    Half of the division comes before the weights and half after them, so that neither the tangent
+    Half of the division comes before the sum and half after it, so that neither the tangent
     nor, transposed, the cotangent overflows at temperatures of 1e-38. Both selects are needed: the
     inner one keeps an infinite tangent of an excluded class out of the sum, the outer one an
     infinite cotangent out of the transposed sum.
@@ -210,8 +208,8 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
             change -= (temperature_tangent * scale) * log_relaxed
         total = _row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
-        # Neither select changes a number. Transposed, they keep XLA on CPU from writing the total
-        # once for each class, and from a sum of products that is slow over long rows.
+        # This changes no number. Transposed, it keeps XLA on CPU from writing the total once for
+        # each class.
         if not is_divided(relaxed, axis):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)
