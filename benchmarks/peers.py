@@ -3,13 +3,15 @@
     python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH --peers-python PYTHON_WITH_PEERS
 
 Every peer is a worker process of its own; for each cell, the workers that know it are called in
-turn, round after round, so that the noise of a shared machine meets all alike. Prints a table and
-writes `benchmarks/results/peers.json`, the median milliseconds of a call, the time of each peer by
-ours, the megabytes of temporaries and the seconds of compilation, and `docs/images/peers.png`.
-Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a hard sample times the table;
-over keys, a program of jax is mapped over 8 keys and as many parts of the logits. `ours` and
-`textbook` need this library alone, `torch` needs torch, the others tensorflow-probability, distrax
-and numpyro with a jax on which they import; a peer whose packages are missing is left out, by name.
+turn, round after round, so that the noise of a shared machine meets all alike. Where the arrays of
+a process happen to lie can double its times, so several sets of workers do all of it. Prints a
+table and writes `benchmarks/results/peers.json`, the median milliseconds of a call, the time of
+each peer by ours, the megabytes of temporaries and the seconds of compilation, and
+`docs/images/peers.png`. Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a
+hard sample times the table; over keys, a program of jax is mapped over 8 keys and as many parts of
+the logits. `ours` and `textbook` need this library alone, `torch` needs torch, the others
+tensorflow-probability, distrax and numpyro with a jax on which they import; a peer whose packages
+are missing is left out, by name.
 
 * textbook: uniform, two logarithms with an epsilon, softmax, `stop_gradient(one_hot - y) + y`.
 * categorical: `jax.random.categorical` and a one-hot of it; of hard samples forward alone.
@@ -304,23 +306,39 @@ class Worker:
         except BrokenPipeError:
             return None
 
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
 
 def measure(cell, workers, rounds):
-    """``{peer: figures}`` of one cell."""
+    """``{peer: figures}`` of one cell, with the seconds of a call in each round."""
     figures = {peer: worker.ask(json.dumps(cell)) for peer, worker in workers.items()}
-    figures = {peer: found for peer, found in figures.items() if found is not None}
-    turns = {peer: [] for peer in figures}
+    figures = {peer: {**found, "seconds": []} for peer, found in figures.items() if found}
     for _ in range(rounds):
-        for peer, seconds in turns.items():
-            seconds.append(workers[peer].ask("run"))
-    medians = {peer: statistics.median(seconds) for peer, seconds in turns.items()}
+        for peer, found in figures.items():
+            found["seconds"].append(workers[peer].ask("run"))
+    return figures
+
+
+def summary(runs):
+    """``{peer: figures}`` of one cell, measured with several sets of workers."""
+
+    def median(peer, name):
+        return statistics.median(run[peer][name] for run in runs)
+
+    peers = [peer for peer in runs[0] if all(peer in run for run in runs)]
+    seconds = {
+        peer: statistics.median(second for run in runs for second in run[peer]["seconds"])
+        for peer in peers
+    }
     return {
         peer: {
-            "milliseconds": round(1e3 * median, 4),
-            "by_ours": round(median / medians["ours"], 2),
-            **figures[peer],
+            "milliseconds": round(1e3 * seconds[peer], 4),
+            "by_ours": round(seconds[peer] / seconds["ours"], 2),
+            **{name: median(peer, name) for name in runs[0][peer] if name != "seconds"},
         }
-        for peer, median in medians.items()
+        for peer in peers
     }
 
 
@@ -358,7 +376,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--peers-python", default=sys.executable)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--runs", type=int, default=5, help="sets of workers")
+    parser.add_argument("--rounds", type=int, default=3, help="of each set")
     parser.add_argument("--only", help="cells whose name contains this")
     parser.add_argument("--worker", choices=PEERS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -374,31 +393,35 @@ def main() -> None:
         "torch": options.torch_python,
         "peers": options.peers_python,
     }
-    workers = {peer: Worker(peer, pythons[place]) for peer, place in PEERS.items()}
-    versions = {peer: worker.ask("versions") for peer, worker in workers.items()}
-    missing = [peer for peer, found in versions.items() if found is None]
-    if missing:
+    cells = [cell for cell in CELLS if (options.only or "") in " ".join(cell)]
+    runs, versions = {cell: [] for cell in cells}, {}
+    for run in range(options.runs):
+        workers = {peer: Worker(peer, pythons[place]) for peer, place in PEERS.items()}
+        versions = {peer: worker.ask("versions") for peer, worker in workers.items()}
+        versions = {peer: found for peer, found in versions.items() if found is not None}
+        for cell in cells:
+            present = {peer: workers[peer] for peer in versions}
+            runs[cell].append(measure(cell, present, options.rounds))
+            print(f"run {run + 1} of {options.runs}: {' '.join(cell)}", file=sys.stderr)
+        for worker in workers.values():
+            worker.close()
+    if missing := [peer for peer in PEERS if peer not in versions]:
         print(f"left out, their packages are not there: {', '.join(missing)}")
-    workers = {peer: worker for peer, worker in workers.items() if versions[peer] is not None}
-    results = {}
-    for cell in CELLS:
-        name = " ".join(cell)
-        if options.only and options.only not in name:
-            continue
-        results[name] = measure(cell, workers, options.rounds)
-        shown = [f"{peer} {found['by_ours']}" for peer, found in results[name].items()]
-        print(f"{name}: {results[name]['ours']['milliseconds']} ms; {', '.join(shown[1:])}")
+    results = {" ".join(cell): summary(found) for cell, found in runs.items()}
+    for name, found in results.items():
+        shown = [f"{peer} {figures['by_ours']}" for peer, figures in found.items()]
+        print(f"{name}: {found['ours']['milliseconds']} ms; {', '.join(shown[1:])}")
+    if options.only:
+        return  # a part is no record
     record = {
         "command": "python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH "
-        f"--peers-python PYTHON_WITH_PEERS --rounds {options.rounds}",
+        f"--peers-python PYTHON_WITH_PEERS --runs {options.runs} --rounds {options.rounds}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {peer: versions[peer] for peer in workers},
+        "versions": versions,
         "results": results,
     }
-    if options.only:
-        return  # a part is no record
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "peers.json").write_text(json.dumps(record, indent=2) + "\n")
     draw_figure(results, IMAGES / "peers.png")
