@@ -142,7 +142,7 @@ def _inside(blocks: jax.Array, block: jax.Array, axis: int) -> jax.Array:
     if is_divided(blocks, axis):
         of_block = jnp.where(is_at(block, blocks, axis), blocks, 0)
         return jnp.sum(of_block, axis, keepdims=True)
-    return jnp.take_along_axis(blocks, jnp.maximum(block, 0), axis)
+    return jnp.take_along_axis(blocks, jnp.maximum(block, 0), axis, mode="promise_in_bounds")
 
 
 class Division:
@@ -180,8 +180,8 @@ class Division:
 
     def index(self, block: jax.Array, position: jax.Array) -> jax.Array:
         """The index of a class from that of its block and its position inside."""
-        group, block = block // self.of_blocks, block % self.of_blocks
-        return group * self.of_group + block * self.size + position
+        filled_up = self.of_blocks * self.size - self.of_group
+        return block * self.size + position - lax.div(block, self.of_blocks) * filled_up
 
 
 def _reshaped(array: jax.Array, axis: int, axes: int, sizes: tuple[int, ...]) -> jax.Array:
