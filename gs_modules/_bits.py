@@ -102,13 +102,14 @@ def _of_each(function: Callable, keys: jax.Array) -> Callable:
 def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
     """``function(keys)`` as an array that XLA does not fuse with what becomes of it."""
     result = jax.eval_shape(function, keys)
+    word = jnp.max(keys, initial=0)  # of no keys, 0
 
     def never(keys):
-        number = jnp.max(keys).astype(result.dtype)
+        number = jnp.max(keys, initial=0).astype(result.dtype)
         return lax.broadcast(number, result.shape, out_sharding=result.sharding)
 
     # Always true, which XLA does not know; an optimization_barrier does not stop it.
-    return lax.cond(lax.population_count(jnp.max(keys)) <= 32, function, never, keys)
+    return lax.cond(lax.population_count(word) <= 32, function, never, keys)
 
 
 def log_of_normal(x: jax.Array) -> jax.Array:

@@ -181,7 +181,7 @@ class Division:
     def index(self, block: jax.Array, position: jax.Array) -> jax.Array:
         """The index of a class from that of its block and its position inside."""
         filled_up = self.of_blocks * self.size - self.of_group
-        return block * self.size + position - lax.div(block, self.of_blocks) * filled_up
+        return block * self.size + position - block // self.of_blocks * filled_up
 
 
 def _reshaped(array: jax.Array, axis: int, axes: int, sizes: tuple[int, ...]) -> jax.Array:

@@ -200,7 +200,9 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
     # Computed again in the backward pass, which then keeps nothing but these arguments.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def tangent(relaxed, temperature, logits_tangent, temperature_tangent):
-        scale = 1 / jnp.sqrt(positive_or_nan(temperature))
+        # A wrong temperature has made the relaxed sample NaN, but not a row without a class.
+        temperature = positive_or_nan(temperature)
+        scale = 1 / jnp.sqrt(jnp.where(jnp.isnan(temperature), 1, temperature))
         change = jnp.zeros_like(relaxed)
         if logits_tangent is not None:
             change += logits_tangent * scale

@@ -91,6 +91,11 @@ def test_vmap_over_keys_nested_and_of_any_axis():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_no_keys_draw_nothing():
+    none = jax.random.split(KEY, 0)
+    assert jax.vmap(lambda key: high_bits_of(key, (5, 4)))(none).shape == (0, 5, 4)
+
+
 def test_what_is_drawn_stays_apart_from_what_reduces_it_also_under_vmap():
     """The compiled program holds it behind a condition that XLA neither folds nor selects on."""
 

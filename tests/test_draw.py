@@ -205,6 +205,20 @@ def test_the_mass_of_a_block_is_bitwise_the_same_on_any_number_of_devices(classe
         np.testing.assert_array_equal(draw(sharded), drawn)
 
 
+@pytest.mark.parametrize("classes", [1001, 1032, 50_257])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_blocks_are_drawn_where_integers_are_of_64_bits(dtype, classes):
+    with jax.enable_x64(True):
+        only = (
+            jnp.full((3, classes), -jnp.inf, dtype).at[jnp.arange(3), [0, 700, classes - 1]].set(0)
+        )
+        index = jax.jit(gs.gumbel_max)(KEY, only)
+        hard = jax.jit(functools.partial(gs.gumbel_softmax, hard=True))(KEY, only)
+        assert (index.dtype, hard.dtype) == (jnp.int32, dtype)
+    assert index.tolist() == [0, 700, classes - 1]
+    np.testing.assert_array_equal(np.asarray(hard).argmax(-1), index)
+
+
 def test_keys_of_another_kind_draw_a_noise_for_each_class():
     """As the kernel for a GPU does: the kind of key decides, never the device."""
     key = jax.random.key(0, impl="rbg")

@@ -470,6 +470,26 @@ def test_no_temperature_promotes_the_result(name, dtype):
     assert [result(dtype, t) for t in temperatures[:8]] == [dtype] * 8
 
 
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan])
+def test_a_row_without_a_class_stays_zero_at_a_wrong_temperature(wrong, hard):
+    logits = jnp.array([[-jnp.inf] * 3, [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+
+    @jax.jit
+    def sample_and_gradients(logits, temperature):
+        def sample(logits, temperature):
+            return gs.gumbel_softmax(KEY, logits, temperature, hard=hard)
+
+        drawn, pull_back = jax.vjp(sample, logits, temperature)
+        return drawn, *pull_back(jnp.arange(9.0).reshape(3, 3))
+
+    per_row = jnp.array([[wrong], [wrong], [0.5]])
+    for found in sample_and_gradients(logits, per_row):
+        assert not np.any(found[0])
+        assert np.all(np.isnan(found[1]))
+        assert np.all(np.isfinite(found[2]))
+
+
 @pytest.mark.parametrize("given", DTYPES)
 def test_the_result_has_the_dtype_asked_for_and_the_gradient_that_of_the_logits(given):
     logits = LOGITS.astype(given)
