@@ -57,12 +57,12 @@ def _sizes(shape: int | tuple[int, ...]) -> tuple[int, ...]:
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _gumbel_noise(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    return _gumbel(key, shape, _arguments.computing_dtype(dtype), None).astype(dtype)
+    return drawn(_gumbel, key, shape, _arguments.computing_dtype(dtype), None).astype(dtype)
 
 
 def gumbel_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
     """``gumbel_noise`` of the shape, dtype and sharding of ``logits``, float32 or float64."""
-    return _gumbel(key, logits.shape, logits.dtype, explicit_sharding(logits))
+    return drawn(_gumbel, key, logits.shape, logits.dtype, explicit_sharding(logits))
 
 
 def class_noise_like(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
@@ -72,7 +72,7 @@ def class_noise_like(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """
     if logits.shape[axis] != 2:
         return gumbel_noise_like(key, logits)
-    noise = _logistic(key, *_of_rows(logits, axis, 1))
+    noise = drawn(_logistic, key, *_of_rows(logits, axis, 1))
     sharding = explicit_sharding(logits)
     position = lax.broadcasted_iota(jnp.int32, logits.shape, axis, out_sharding=sharding)
     return jnp.where(position == 0, noise, 0)
@@ -80,12 +80,12 @@ def class_noise_like(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
 
 def gumbel_noise_of_rows(key: jax.Array, count: int, logits: jax.Array, axis: int) -> jax.Array:
     """``count`` noises for each row of ``logits``, on the axis of the classes."""
-    return _gumbel(key, *_of_rows(logits, axis, count))
+    return drawn(_gumbel, key, *_of_rows(logits, axis, count))
 
 
 def exponential_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
     """``-log U``, standard exponential: ``exp(-gumbel_noise_like)``."""
-    return _exponential(key, logits.shape, logits.dtype, explicit_sharding(logits))
+    return drawn(_exponential, key, logits.shape, logits.dtype, explicit_sharding(logits))
 
 
 def exponential_noises_like(key: jax.Array, count: int, logits: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ def exponential_noises_like(key: jax.Array, count: int, logits: jax.Array) -> ja
     sharding = explicit_sharding(logits)
     if sharding is not None:
         sharding = sharding.update(spec=PartitionSpec(None, *sharding.spec))
-    return _exponential(key, (count, *logits.shape), logits.dtype, sharding)
+    return drawn(_exponential, key, (count, *logits.shape), logits.dtype, sharding)
 
 
 def logistic_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
@@ -101,7 +101,7 @@ def logistic_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
 
     float32 values lie in -22.9 .. 22.9; both tails follow the law to probabilities of 2e-8.
     """
-    return _logistic(key, logits.shape, logits.dtype, explicit_sharding(logits))
+    return drawn(_logistic, key, logits.shape, logits.dtype, explicit_sharding(logits))
 
 
 def explicit_sharding(array: jax.Array) -> NamedSharding | None:
@@ -122,53 +122,23 @@ def _of_rows(
     return shape, logits.dtype, sharding
 
 
-def _gumbel(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
-) -> jax.Array:
-    def gumbel(bits: jax.Array, log: Log) -> jax.Array:
-        return -log(_exponential_of(bits, dtype, log))
-
-    return drawn(gumbel, key, shape, dtype, sharding)
+def _gumbel(distance: jax.Array, log: Log) -> jax.Array:
+    return -log(_exponential(distance, log))
 
 
-def _exponential(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
-) -> jax.Array:
-    def exponential(bits: jax.Array, log: Log) -> jax.Array:
-        return _exponential_of(bits, dtype, log)
-
-    return drawn(exponential, key, shape, dtype, sharding)
-
-
-def _logistic(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike, sharding: NamedSharding | None
-) -> jax.Array:
-    def logistic(bits: jax.Array, log: Log) -> jax.Array:
-        a, is_low = _distance_to_nearer_end(bits, dtype)
-        rest, added = _rounded_rest(a)
-        log_odds = log(a) - log(rest) + added
-        return jnp.where(is_low, log_odds, -log_odds)
-
-    return drawn(logistic, key, shape, dtype, sharding)
-
-
-def _exponential_of(bits: jax.Array, dtype: DTypeLike, log: Log) -> jax.Array:
-    """``-log`` of a uniform of these bits."""
-    a, is_low = _distance_to_nearer_end(bits, dtype)
+def _exponential(distance: jax.Array, log: Log) -> jax.Array:
+    """``-log(1 - U)`` of the uniform number with this ``signed_distance``."""
+    a = jnp.abs(distance)
     rest, added = _rounded_rest(a)
+    is_low = distance > 0
     return jnp.where(is_low, added, 0) - log(jnp.where(is_low, rest, a))
 
 
-def _distance_to_nearer_end(bits: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    """How far a uniform of 32 bits (64 for float64) is from the nearer of 0 and 1, and if from 0.
-
-    The distance never loses bits to the 1 that a float32 uniform close to 1 is rounded against, so
-    no logarithm is taken of a rounded value.
-    """
-    width = jnp.iinfo(bits.dtype).bits
-    nearer = jnp.minimum(bits, ~bits).astype(jnp.int64 if width == 64 else jnp.int32)
-    distance = (nearer.astype(dtype) + 0.5) * 2.0**-width
-    return distance, bits < jnp.asarray(2 ** (width - 1), bits.dtype)
+def _logistic(distance: jax.Array, log: Log) -> jax.Array:
+    a = jnp.abs(distance)
+    rest, added = _rounded_rest(a)
+    log_odds = log(a) - log(rest) + added
+    return jnp.where(distance > 0, log_odds, -log_odds)
 
 
 def _rounded_rest(a: jax.Array) -> tuple[jax.Array, jax.Array]:
