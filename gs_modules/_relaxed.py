@@ -122,7 +122,8 @@ def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: i
 
     NaN where a score is, or where the temperature is not positive and there is a class.
     """
-    sample = is_at(index, logits, axis).astype(logits.dtype)
+    # Converted from booleans, XLA on CPU would compute short rows number by number.
+    sample = jnp.where(is_at(index, logits, axis), jnp.ones((), logits.dtype), 0)
     return jnp.where(is_nan_row(index, temperature), jnp.nan, sample)
 
 
@@ -178,6 +179,10 @@ def tempered_softmax(
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
     info = jnp.finfo(scores.dtype)
     largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
+    if _is_pair(scores, axis):
+        smallest = jnp.minimum(scores, jnp.flip(scores, axis))
+        smaller = jnp.exp((smallest - largest) / temperature)
+        return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
     weights = jnp.exp((scores - largest) / temperature)
     return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
@@ -211,8 +216,8 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             change -= (temperature_tangent * scale) * log_relaxed
         total = _row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
         # This changes no number. Transposed, it keeps XLA on CPU from writing the total once for
-        # each class.
-        if not is_divided(relaxed, axis):
+        # each class, which for two classes is the faster.
+        if not (is_divided(relaxed, axis) or _is_pair(relaxed, axis)):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)
         return scale * jnp.where(relaxed == 0, 0, relaxed * (change - total))
