@@ -108,7 +108,8 @@ def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.A
     word = jnp.max(keys, initial=0)  # of no keys, 0
 
     def never(keys):
-        number = jnp.max(keys, initial=0).astype(result.dtype)
+        del keys
+        number = word.astype(result.dtype)
         return lax.broadcast(number, result.shape, out_sharding=result.sharding)
 
     # Always true, which XLA does not know; an optimization_barrier does not stop it.
