@@ -76,6 +76,7 @@ def drawn(
 
         def pairs(keys):
             pairs = _apart(_of_each(distances, keys), keys)
+            pairs = pairs.reshape(*keys.shape[:-1], *halves.merged)
             parts = lax.real(pairs), lax.imag(pairs)
             return lax.complex(*(of_uniform(part, log_of_normal) for part in parts))
 

@@ -137,7 +137,7 @@ def _exponential(distance: jax.Array, log: Log) -> jax.Array:
 def _logistic(distance: jax.Array, log: Log) -> jax.Array:
     a = jnp.abs(distance)
     rest, added = _rounded_rest(a)
-    log_odds = log(a) - log(rest) + added
+    log_odds = log(a / rest) + added
     return jnp.where(distance > 0, log_odds, -log_odds)
 
 

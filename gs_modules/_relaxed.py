@@ -92,6 +92,11 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``.
     """
     largest = row_max(scores, axis)
+    if _is_pair(scores, axis):
+        other = jnp.flip(scores, axis)
+        is_second = jnp.where(_position(scores, axis) == 0, other > scores, scores > other)
+        index = jnp.where(largest == -jnp.inf, -1, is_second.astype(jnp.int32))
+        return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
     attained = jnp.where(scores == largest, _position(scores, axis), scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
@@ -175,15 +180,15 @@ def tempered_softmax(
     """``softmax(scores / temperature)``, derived as if of ``logits``."""
     # A wrong temperature makes a row NaN, but not one without a class.
     is_empty = row_max(logits, axis) == -jnp.inf
-    temperature = jnp.where(is_empty, 1, positive_or_nan(temperature))
+    inverse = jnp.where(is_empty, 1, 1 / positive_or_nan(temperature))
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
     info = jnp.finfo(scores.dtype)
     largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
     if _is_pair(scores, axis):
         smallest = jnp.minimum(scores, jnp.flip(scores, axis))
-        smaller = jnp.exp((smallest - largest) / temperature)
+        smaller = jnp.exp((smallest - largest) * inverse)
         return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
-    weights = jnp.exp((scores - largest) / temperature)
+    weights = jnp.exp((scores - largest) * inverse)
     return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
 
