@@ -89,7 +89,8 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
 
     It is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
     Maximum, then first position that attains it: two reductions that XLA vectorises on CPU and
-    turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``.
+    turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``. Two classes are
+    compared.
     """
     largest = row_max(scores, axis)
     if _is_pair(scores, axis):
@@ -181,13 +182,13 @@ def tempered_softmax(
     # A wrong temperature makes a row NaN, but not one without a class.
     is_empty = row_max(logits, axis) == -jnp.inf
     inverse = jnp.where(is_empty, 1, 1 / positive_or_nan(temperature))
-    # Without a select from here on, XLA on CPU makes one loop of a library of it.
     info = jnp.finfo(scores.dtype)
     largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
     if _is_pair(scores, axis):
         smallest = jnp.minimum(scores, jnp.flip(scores, axis))
         smaller = jnp.exp((smallest - largest) * inverse)
         return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
+    # Without a select from here on, XLA on CPU makes one loop of a library of it.
     weights = jnp.exp((scores - largest) * inverse)
     return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
@@ -221,7 +222,7 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             change -= (temperature_tangent * scale) * log_relaxed
         total = _row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
         # This changes no number. Transposed, it keeps XLA on CPU from writing the total once for
-        # each class, which for two classes is the faster.
+        # each class; for two classes that is the faster, and nothing keeps it.
         if not (is_divided(relaxed, axis) or _is_pair(relaxed, axis)):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)

@@ -86,7 +86,7 @@ class Halves:
             self.merged = (*self.merged[:-2], self.merged[-2] * self.merged[-1])
 
     def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of the shape ``merged``, with the last axis in twos where it is even.
+        """Of the shape ``merged``, an even last axis in twos: ``[..., n / 2, 2]``.
 
         A block is a chain of 100 cycles, which leaves units of the processor idle; XLA interleaves
         those of the two.
