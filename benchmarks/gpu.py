@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import gs_modules as gs
-from gs_modules import _gpu
+from gs_modules import _kernels
 
 RESULTS = Path(__file__).parent / "results"
 LARGE = [(2**22, 16), (2**19, 128), (65536, 1000), (8192, 8192), (4096, 50257)]
@@ -86,11 +86,11 @@ def without_kernels(function):
 
     def traced(*args):
         jax.clear_caches()
-        has_kernel, _gpu.has_kernel = _gpu.has_kernel, lambda *_: False
+        serve, _kernels.serve = _kernels.serve, lambda *_: False
         try:
             return function(*args)
         finally:
-            _gpu.has_kernel = has_kernel
+            _kernels.serve = serve
             jax.clear_caches()
 
     return traced
@@ -119,9 +119,9 @@ def measure(rows, classes, dtype):
     for implementation in keys:
         for name, function, moved in works(itemsize):
             jobs[f"{name}, {implementation}"] = function, implementation, moved
-            if implementation == "rbg" and name.endswith("here"):
-                name = name.removesuffix("here") + "xla"
-                jobs[f"{name}, rbg"] = without_kernels(function), implementation, moved
+            if name.endswith("here"):
+                name = name.removesuffix("here") + f"xla, {implementation}"
+                jobs[name] = without_kernels(function), implementation, moved
     lowered = [
         jax.jit(function).lower(keys[implementation][0], logits, cotangent)
         for function, implementation, _ in jobs.values()

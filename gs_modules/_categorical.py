@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._draw import draw, draw_with_scores
+from gs_modules._draw import draw, draw_with_scores, has_blocks
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     computing_logits,
@@ -230,7 +230,7 @@ def log_weights(weights: ArrayLike) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)
 def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
-    if _gpu.has_kernel(key, logits, axis):
+    if _has_kernel(key, logits, axis, hard):
         return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     if hard:
@@ -242,9 +242,13 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
     return soft.astype(dtype)
 
 
+def _has_kernel(key, logits, axis, hard):
+    return _gpu.has_kernel(key, logits, axis) and not (hard and has_blocks(key, logits, axis))
+
+
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
-    if _gpu.has_kernel(key, logits, axis):
+    if _has_kernel(key, logits, axis, True):
         return _gpu.first_argmax(key, _gpu.masked(logits, where))
     return row_index(draw(key, computing_logits(logits, where), axis), axis)
 
@@ -260,7 +264,7 @@ def argmax_of_checked(logits, temperature, where, axis):
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
     axis = logits.ndim - 1
-    if _gpu.has_kernel(key, logits, axis):
+    if _has_kernel(key, logits, axis, True):
         index, soft = _gpu.index_and_relaxed(key, _gpu.masked(logits, where), temperature)
     else:
         logits = computing_logits(logits, where)

@@ -48,7 +48,7 @@ LARGEST_BLOCK = 2**16 - 1
 def draw(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """The index of the drawn class, as ``first_argmax`` gives it."""
     logits = lax.stop_gradient(logits)
-    if _has_blocks(key, logits, axis):
+    if has_blocks(key, logits, axis):
         return _drawn_by_blocks(key, logits, axis)[0]
     noise = class_noise_like(key, logits, axis)
     return first_argmax(perturbed(logits, noise, axis), axis)
@@ -57,7 +57,7 @@ def draw(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
 def draw_with_scores(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """As ``draw``, and perturbed logits by which this class is drawn."""
     logits = lax.stop_gradient(logits)
-    if not _has_blocks(key, logits, axis):
+    if not has_blocks(key, logits, axis):
         scores = perturbed(logits, class_noise_like(key, logits, axis), axis)
         return first_argmax(scores, axis), scores
     index, smallest, total = _drawn_by_blocks(key, logits, axis)
@@ -87,7 +87,8 @@ def scores_given(
     return jnp.where(is_largest, 0, scores)
 
 
-def _has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
+def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
+    """Whether a block is drawn first."""
     # Kernels draw from Philox keys as fast as memory allows, with a noise for each class.
     return logits.shape[axis] > MANY and not draws_philox(key)
 

@@ -1,16 +1,15 @@
-"""Noise, relaxation and one-hot in one pass over the rows of logits: kernels for a GPU.
+"""Noise, relaxation, one-hot and derivative in one pass over rows: kernels for a GPU.
 
 XLA writes the noise, or computes it again for each reduction of a row; here a row stays in
-registers, so that the logits are read and the sample is written, and that is all. A row of more
-than ``LONGEST_ROW`` classes does not fit there: it is read once for its maximum, once for its
-total and once for the sample, from the second time on out of the cache, and its noise drawn anew.
+registers, so that the logits are read and the sample is written, and that is all. A long row does
+not fit there: it is read once for its maximum, once for its total and once for the sample, and its
+noise is drawn twice.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +19,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.typing import DTypeLike
 
-from gs_modules import _philox
+from gs_modules import _philox, _threefry, _tiles
+from gs_modules._noise import gumbel_of_bits
+from gs_modules._tiles import Layout, Rows, call, reduced
 
-LONGEST_ROW = 16384
-TILE = 4096
-LONG_TILE = 1024
-NUMBERS_OF_A_WARP = 1024
-LONG_WARPS = 8
+PHILOX_WORDS = 4
+LN_2 = float(np.log(2))
+LOG2_E = np.float32(np.log2(np.e))
+LOWEST = np.finfo(np.float32).min
+TINY = np.finfo(np.float32).tiny
 
-LOG2_E = float(np.log2(np.e))
-TINY = float(np.finfo(np.float32).tiny)
+Noise = Callable[[int | jax.Array], list[jax.Array]]
+"""Of a step, that of each piece."""
 
 
 def relaxed(
@@ -42,10 +43,12 @@ def relaxed(
 ) -> jax.Array:
     """``softmax((logits + G) / temperature)`` over the last axis, in ``dtype``.
 
-    ``key`` is ``[4]`` of uint32, ``temperature`` positive or NaN, of size 1 or ``[..., 1]``.
+    ``key`` is the data of a key: four words for Philox, two for threefry, by which rows of one step
+    alone are drawn, and not a single one. ``temperature`` is positive or NaN, of size 1 or
+    ``[..., 1]``.
     """
-    out = jax.ShapeDtypeStruct((logits.size,), dtype)
-    return _call(_relaxed, key, logits, temperature, out, interpret).reshape(logits.shape)
+    layout = _layout(key, logits, interpret)
+    return call(_relaxed, layout, temperature, key, logits, shape=logits.shape, dtype=dtype)
 
 
 def one_hot(
@@ -57,212 +60,278 @@ def one_hot(
     interpret: bool = False,
 ) -> jax.Array:
     """The one-hot argmax of ``logits + G``, of the noise of ``relaxed``; see there."""
-    out = jax.ShapeDtypeStruct((logits.size,), dtype)
-    return _call(_one_hot, key, logits, temperature, out, interpret).reshape(logits.shape)
+    layout = _layout(key, logits, interpret)
+    return call(_one_hot, layout, temperature, key, logits, shape=logits.shape, dtype=dtype)
 
 
 def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) -> jax.Array:
     """The index of ``one_hot``, int32; -1 for a row without a class, -2 for one with NaN."""
-    out = jax.ShapeDtypeStruct((logits.size // logits.shape[-1],), jnp.int32)
-    temperature = jnp.ones((), jnp.float32)
-    return _call(_first_argmax, key, logits, temperature, out, interpret).reshape(logits.shape[:-1])
+    layout, shape = _layout(key, logits, interpret), logits.shape[:-1]
+    one = jnp.ones((), jnp.float32)
+    return call(_first_argmax, layout, one, key, logits, shape=shape, dtype=jnp.int32)
 
 
-def _call(sample, key, logits, temperature, out, interpret):
-    classes = logits.shape[-1]
-    rows = logits.size // classes
-    # Where rows do not start at a multiple of four, a tile starts up to three numbers before.
-    width = pl.next_power_of_2(max(classes + (3 if classes % 4 else 0), 4))
-    is_long = width > LONGEST_ROW
-    shape = (1, LONG_TILE) if is_long else (max(1, TILE // width), width)
-    shape = (min(shape[0], pl.next_power_of_2(rows)), shape[1])
-    warps = LONG_WARPS if is_long else max(1, math.prod(shape) // NUMBERS_OF_A_WARP)
-    is_per_row = temperature.size > 1
-    if is_per_row:
-        temperature = jnp.broadcast_to(temperature, (*logits.shape[:-1], 1))
-    layout = Layout(shape, rows, classes, is_per_row, interpret)
-    return pl.pallas_call(
-        functools.partial(sample, layout),
-        out_shape=out,
-        grid=(pl.cdiv(rows, shape[0]),),
-        interpret=interpret,
-        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
-        name=f"gumbel{sample.__name__}",
-    )(key, temperature.reshape(-1), logits.reshape(-1))
+def is_one_step(shape: tuple[int, ...]) -> bool:
+    """Whether a row of this shape is as long as registers hold, or shorter."""
+    return shape[-1] <= _tiles.LONGEST_ROW
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a flat array is cut: every program has ``shape[0]`` rows, in tiles of ``shape``."""
-
-    shape: tuple[int, int]
-    rows: int
-    classes: int
-    is_per_row: bool
-    interpret: bool
+def _layout(key: jax.Array, logits: jax.Array, interpret: bool) -> Layout:
+    if key.size == PHILOX_WORDS:
+        return Layout.of(logits.shape, interpret)
+    half = _threefry.first_half(logits.shape) // logits.shape[-1]
+    return Layout.of(logits.shape, interpret, half=half)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """The class that each number of a tile belongs to, where it stands, and its block of bits."""
-
-    position: jax.Array
-    index: jax.Array
-    is_class: jax.Array | None
-    block: jax.Array
-
-    def load(self, ref) -> jax.Array:
-        other = None if self.is_class is None else -jnp.inf
-        return plgpu.load(ref.at[self.index], mask=self.is_class, other=other).astype(jnp.float32)
-
-    def store(self, ref, value: jax.Array) -> None:
-        plgpu.store(ref.at[self.index], value.astype(ref.dtype), mask=self.is_class)
+def jacobian_product(
+    relaxed: jax.Array,
+    scale: jax.Array,
+    vector: jax.Array,
+    dtype: DTypeLike,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """As ``_jacobian.product``."""
+    layout, shape = Layout.of(relaxed.shape, interpret), relaxed.shape
+    return call(_jacobian_product, layout, scale, relaxed, vector, shape=shape, dtype=dtype)
 
 
-class Rows:
-    """The scores of a program's rows, as ``_relaxed.perturbed`` has them, tile by tile.
+class Scores(Rows):
+    """Rows of logits with their scores, as ``_relaxed.perturbed`` has them.
 
     Only, a row without a class has the scores of equal logits: ``is_empty`` tells it.
     """
 
-    def __init__(self, layout: Layout, key_ref, temperature_ref, logits_ref):
-        self.layout, self.logits_ref = layout, logits_ref
-        self.tiles = pl.cdiv(layout.classes + (3 if layout.classes % 4 else 0), layout.shape[1])
-        size = layout.shape[0]
-        self.row = pl.program_id(0) * size + lax.broadcasted_iota(jnp.int32, (size, 1), 0)
-        self.is_row = self.row < layout.rows if layout.rows % size else None
-        self.key = [key_ref[i] for i in range(4)]
-        self.temperature = jnp.full((1, 1), temperature_ref[0])
-        if layout.is_per_row:
-            other = None if self.is_row is None else 1.0
-            self.temperature = plgpu.load(
-                temperature_ref.at[self.row], mask=self.is_row, other=other
-            )
+    def __init__(self, layout: Layout, logits_ref, *, is_second: bool = False):
+        super().__init__(layout, is_second=is_second)
+        self.logits_ref = logits_ref
+        self.only_logits = self.logits(0) if layout.steps == 1 else None
 
-        # Drawn while the logits are on their way: the maximum has to wait for them.
-        self.only_noise = self.noise(self.tile(0)) if self.tiles == 1 else None
+    def logits(self, step: int | jax.Array) -> list[jax.Array]:
+        return self.load(self.logits_ref, step, -jnp.inf)
 
-        def maximum(number, largest):
-            return jnp.maximum(largest, self.tile(number).load(logits_ref))
+    def perturb(self, noise: Noise, unit: float) -> None:
+        """By ``noise``, in a ``unit``, of each step.
 
-        self.largest = _reduced(jnp.max, self.over_tiles(maximum, self.full(-jnp.inf)))
+        A noise is drawn while the logits are on their way: the maximum has to wait for them.
+        """
+        layout = self.layout
+        self.noise, self.unit = noise, unit
+        self.only_noise = None
+        if self.only_logits is not None:
+            self.only_noise = noise(0)
+            largest = functools.reduce(jnp.maximum, self.only_logits)
+        else:
+
+            def maximum(step, largest):
+                return functools.reduce(jnp.maximum, self.logits(step), largest)
+
+            largest = lax.fori_loop(0, layout.steps, maximum, self.full(-jnp.inf))
+        self.largest = reduced(jnp.max, largest)
         self.is_empty = self.largest == -jnp.inf
+        self.is_any_infinite = jnp.max(jnp.isinf(self.largest).astype(jnp.int32)) > 0
 
-    def full(self, value: float) -> jax.Array:
-        return jnp.full(self.layout.shape, value, jnp.float32)
+    def scores(self, step: int | jax.Array) -> list[jax.Array]:
+        logits = self.logits(step) if self.only_logits is None else self.only_logits
+        noise = self.noise(step) if self.only_noise is None else self.only_noise
 
-    def over_tiles(self, body, carry):
-        return body(0, carry) if self.tiles == 1 else lax.fori_loop(0, self.tiles, body, carry)
+        def shifted():
+            return [x - self.largest for x in logits]
 
-    def tile(self, number: int | jax.Array) -> Tile:
-        shape, classes = self.layout.shape, self.layout.classes
-        column = lax.broadcasted_iota(jnp.int32, shape, 1) + number * shape[1]
-        first = self.row * classes
-        start = first // 4 * 4 if classes % 4 else first
-        position = column - (first - start) if classes % 4 else column
-        masks = [] if self.is_row is None else [self.is_row]
-        masks += [position < classes] if classes != shape[1] else []
-        masks += [position >= 0] if classes % 4 else []
-        is_class = functools.reduce(jnp.logical_and, masks) if masks else None
-        is_class = None if is_class is None else jnp.broadcast_to(is_class, shape)
-        index = start + column
-        if self.layout.interpret:
-            # Where it does not store, the interpreter writes what it read, over the row before.
-            index = jnp.maximum(index, first)
-        block = lax.broadcasted_iota(jnp.int32, (shape[0], shape[1] // 4), 1)
-        block += start // 4 + number * (shape[1] // 4)
-        return Tile(position, index, is_class, block.astype(jnp.uint32))
+        def shifted_from_infinity():
+            return [jnp.where(x == self.largest, 0, x - self.largest) for x in logits]
 
-    def noise(self, tile: Tile) -> jax.Array:
-        bits = _philox.random_bits(self.key, tile.block)
-        return _philox.gumbel_noise(bits, interpret=self.layout.interpret)
-
-    def scores(self, number: int | jax.Array) -> tuple[Tile, jax.Array]:
-        tile = self.tile(number)
-        logits = tile.load(self.logits_ref)
-        shifted = jnp.where(logits == self.largest, 0, logits - self.largest)
-        return tile, shifted + (self.noise(tile) if self.only_noise is None else self.only_noise)
+        shifted = lax.cond(self.is_any_infinite, shifted_from_infinity, shifted)
+        if self.unit == 1:
+            return [x + noise for x, noise in zip(shifted, noise, strict=True)]
+        add = functools.partial(_philox.multiply_add, interpret=self.layout.interpret)
+        return [add(noise, self.unit, x) for x, noise in zip(shifted, noise, strict=True)]
 
     def first_argmax(self) -> tuple[jax.Array, jax.Array]:
-        """The index of each row, and where a row has NaN.
+        """Of each row, the column of the largest score, and whether one is NaN."""
+        layout = self.layout
 
-        Maxima do not hear of a NaN on a GPU; a sum of scores, none of which is +inf, does.
-        """
+        def better(step, best):
+            largest, piece = best
+            for number, scores in enumerate(self.scores(step)):
+                piece = jnp.where(scores > largest, step * layout.pieces + number, piece)
+                largest = _philox.maximum(largest, scores, interpret=layout.interpret)
+            return largest, piece
 
-        def better(number, best):
-            largest, index, total = best
-            tile, scores = self.scores(number)
-            is_better = scores > largest
-            index = jnp.where(is_better, tile.position, index)
-            return jnp.where(is_better, scores, largest), index, total + scores
-
-        if self.tiles == 1:
-            tile, scores = self.scores(0)
-            largest, index, total = scores, tile.position, scores
+        nothing = self.full(-jnp.inf), jnp.zeros(layout.shape, jnp.int32)
+        if layout.steps == 1:
+            largest, piece = better(0, nothing)
         else:
-            nowhere = jnp.full(self.layout.shape, self.layout.classes, jnp.int32)
-            start = self.full(-jnp.inf), nowhere, self.full(0)
-            largest, index, total = lax.fori_loop(0, self.tiles, better, start)
-        attained = jnp.where(largest == _reduced(jnp.max, largest), index, self.layout.classes)
-        return _reduced(jnp.min, attained), jnp.isnan(_reduced(jnp.sum, total))
+            largest, piece = lax.fori_loop(0, layout.steps, better, nothing)
+        column = piece * layout.shape[1] + self.column
+        # This maximum loses a NaN on a GPU, but a sum of scores, none of which is +inf, does not.
+        is_nan = jnp.isnan(reduced(jnp.sum, largest))
+        attained = jnp.where(largest == reduced(jnp.max, largest), column, layout.classes + 3)
+        return reduced(jnp.min, attained), is_nan
 
 
-def _reduced(reduction, numbers: jax.Array) -> jax.Array:
-    return reduction(numbers, axis=1, keepdims=True)
+def _perturbed(layout: Layout, key_ref, logits_ref) -> list[Scores]:
+    """The rows of this program, of each half where there are two."""
+    if key_ref.shape[0] == PHILOX_WORDS:
+        rows = Scores(layout, logits_ref)
+        # Less a constant, which neither argmax nor softmax notices.
+        rows.perturb(_philox_noise(rows, key_ref), -LN_2)
+        return [rows]
+    halves = [Scores(layout, logits_ref, is_second=is_second) for is_second in (False, True)]
+    for rows, noise in zip(halves, _threefry_noise(halves[0], key_ref), strict=True):
+        rows.perturb(lambda _, noise=noise: noise, 1)
+    return halves
 
 
-def _relaxed(layout, key_ref, temperature_ref, logits_ref, out_ref):
-    rows = Rows(layout, key_ref, temperature_ref, logits_ref)
-    exp2 = functools.partial(_philox.exp2, interpret=layout.interpret)
-    scale = np.float32(LOG2_E) / rows.temperature
+def _philox_noise(rows: Rows, key_ref) -> Noise:
+    """The logarithm to base 2 of exponential noise."""
+    layout, (size, width) = rows.layout, rows.layout.shape
+    first = (pl.program_id(0) * (size * layout.classes) // 4).astype(jnp.uint32)
+    words = [key_ref[i] for i in range(PHILOX_WORDS)]
+    # The key's first half is both Philox's key and the upper half of its counter.
+    key, counter = words[:2], _philox.add((*words[2:], *words[:2]), first)
+    block = rows.start // 4 + lax.broadcasted_iota(jnp.int32, (size, width // 4), 1)
+    block = block.astype(jnp.uint32) - first
+    blocks = (size * layout.classes + layout.steps * layout.pieces * width) // 4 + 2
+    never_carries = counter[0] < np.uint32(2**32 - blocks)
+
+    def bits_of(counters):
+        draw = functools.partial(_philox.random_bits, key=key, interpret=layout.interpret)
+        return [draw(counter) for counter in counters]
+
+    def noise(step):
+        columns = [(step * layout.pieces + i) * (width // 4) for i in range(layout.pieces)]
+        blocks = [block + jnp.asarray(column).astype(jnp.uint32) for column in columns]
+        low, *others = counter
+        bits = lax.cond(
+            never_carries,
+            lambda: bits_of([(low + block, *others) for block in blocks]),
+            lambda: bits_of([_philox.add(counter, block) for block in blocks]),
+        )
+        return [_philox.log2_exponential(x, interpret=layout.interpret) for x in bits]
+
+    return noise
+
+
+def _threefry_noise(rows: Rows, key_ref) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Gumbel noise of ``rows``, of the first half, and of those as far into the second.
+
+    Its operations are those of XLA on this platform, to the last bit: so are the indices, on
+    however many devices. The logarithm of both is a function of CUDA's library.
+    """
+    key, pairs = (key_ref[0], key_ref[1]), []
+    for piece in rows.pieces(0):
+        words = _threefry.words(key, piece.index.astype(jnp.uint32))
+        pairs.append([gumbel_of_bits(word, jnp.log) for word in words])
+    first, second = zip(*pairs, strict=True)
+    return list(first), list(second)
+
+
+def _relaxed(layout, temperature_ref, key_ref, logits_ref, out_ref):
+    for rows in _perturbed(layout, key_ref, logits_ref):
+        _write_relaxed(rows, rows.of_each(temperature_ref), out_ref)
+
+
+def _write_relaxed(rows: Scores, temperature: jax.Array, out_ref) -> None:
+    steps = rows.layout.steps
+    exp2 = functools.partial(_philox.exp2, interpret=rows.layout.interpret)
+    scale = LOG2_E / temperature
     # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
-    scale = jnp.where(rows.is_empty | (scale < TINY), np.float32(TINY), scale)
+    scale = jnp.where(rows.is_empty | (scale < TINY), TINY, scale)
 
-    if rows.tiles == 1:
-        tile, scores = rows.scores(0)
-        weights = exp2((scores - _reduced(jnp.max, scores)) * scale)
-        total = _reduced(jnp.sum, weights)
-        tile.store(out_ref, weights * jnp.where(rows.is_empty, 0, 1 / total))
+    if steps == 1:
+        scores = rows.scores(0)
+        largest = reduced(jnp.max, functools.reduce(jnp.maximum, scores))
+        weights = [exp2((x - largest) * scale) for x in scores]
+        total = reduced(jnp.sum, functools.reduce(jnp.add, weights))
+        inverse = jnp.where(rows.is_empty, 0, 1 / total)
+        rows.store(out_ref, 0, [weight * inverse for weight in weights])
         return
 
-    def add(number, running):
-        """Softmax's maximum and total in one pass, each position of the tile on its own."""
+    def add(step, running):
+        """Softmax's maximum and total in one pass, each position of a piece on its own."""
         largest, total = running
-        _, scores = rows.scores(number)
-        larger = jnp.maximum(largest, scores)
-        finite = jnp.maximum(larger, np.float32(-3e38))
-        return larger, total * exp2((largest - finite) * scale) + exp2((scores - finite) * scale)
+        scores = rows.scores(step)
+        larger = functools.reduce(jnp.maximum, scores, largest)
+        finite = jnp.maximum(larger, LOWEST)
+        total *= exp2((largest - finite) * scale)
+        weights = [exp2((x - finite) * scale) for x in scores]
+        return larger, functools.reduce(jnp.add, weights, total)
 
-    maxima, totals = rows.over_tiles(add, (rows.full(-jnp.inf), rows.full(0)))
-    largest = _reduced(jnp.max, maxima)
-    total = _reduced(jnp.sum, totals * exp2((maxima - largest) * scale))
+    nothing = rows.full(-jnp.inf), rows.full(0)
+    maxima, totals = lax.fori_loop(0, steps, add, nothing)
+    largest = reduced(jnp.max, maxima)
+    total = reduced(jnp.sum, totals * exp2((maxima - largest) * scale))
     inverse = jnp.where(rows.is_empty, 0, 1 / total)
 
-    def write(number, carry):
-        tile, scores = rows.scores(number)
-        tile.store(out_ref, exp2((scores - largest) * scale) * inverse)
+    def write(step, carry):
+        weights = [exp2((x - largest) * scale) * inverse for x in rows.scores(step)]
+        rows.store(out_ref, step, weights)
         return carry
 
-    rows.over_tiles(write, 0)
+    lax.fori_loop(0, steps, write, 0)
 
 
-def _one_hot(layout, key_ref, temperature_ref, logits_ref, out_ref):
-    rows = Rows(layout, key_ref, temperature_ref, logits_ref)
+def _one_hot(layout, temperature_ref, key_ref, logits_ref, out_ref):
+    for rows in _perturbed(layout, key_ref, logits_ref):
+        _write_one_hot(rows, rows.of_each(temperature_ref), out_ref)
+
+
+def _write_one_hot(rows: Scores, temperature: jax.Array, out_ref) -> None:
     index, is_nan = rows.first_argmax()
     index = jnp.where(rows.is_empty, -1, index)
-    is_nan |= jnp.isnan(rows.temperature) & ~rows.is_empty
+    is_nan |= jnp.isnan(temperature) & ~rows.is_empty
+    one, zero = (jnp.where(is_nan, jnp.nan, jnp.float32(value)) for value in (1, 0))
 
-    def write(number, carry):
-        tile = rows.tile(number)
-        chosen = (tile.position == index).astype(jnp.float32)
-        tile.store(out_ref, jnp.where(is_nan, jnp.nan, chosen))
+    def write(step, carry):
+        chosen = [rows.column == index - piece.column for piece in rows.pieces(step)]
+        rows.store(out_ref, step, [jnp.where(x, one, zero) for x in chosen])
         return carry
 
-    rows.over_tiles(write, 0)
+    if rows.layout.steps == 1:
+        write(0, 0)
+    else:
+        lax.fori_loop(0, rows.layout.steps, write, 0)
 
 
-def _first_argmax(layout, key_ref, temperature_ref, logits_ref, out_ref):
-    rows = Rows(layout, key_ref, temperature_ref, logits_ref)
-    index, is_nan = rows.first_argmax()
-    index = jnp.where(is_nan, -2, jnp.where(rows.is_empty, -1, index))
-    plgpu.store(out_ref.at[rows.row], index, mask=rows.is_row)
+def _first_argmax(layout, temperature_ref, key_ref, logits_ref, out_ref):
+    del temperature_ref
+    for rows in _perturbed(layout, key_ref, logits_ref):
+        index, is_nan = rows.first_argmax()
+        index -= rows.first - rows.start
+        index = jnp.where(is_nan, -2, jnp.where(rows.is_empty, -1, index))
+        plgpu.store(out_ref.at[rows.row], index, mask=rows.is_row)
+
+
+def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):
+    rows = Rows(layout)
+    scale = rows.of_each(scale_ref)
+
+    def loaded(step):
+        relaxed = rows.load(relaxed_ref, step, 0)
+        return relaxed, [x * scale for x in rows.load(vector_ref, step, 0)]
+
+    def products(relaxed, change):
+        return [
+            jnp.where(y == 0, 0, y * c) for y, c in zip(relaxed, change, strict=True)
+        ]
+
+    def write(step, relaxed, change, total):
+        rest = [c - total for c in change]
+        rows.store(out_ref, step, [scale * x for x in products(relaxed, rest)])
+
+    if layout.steps == 1:
+        relaxed, change = loaded(0)
+        write(0, relaxed, change, reduced(jnp.sum, functools.reduce(jnp.add, products(relaxed, change))))
+        return
+
+    def add(step, total):
+        return functools.reduce(jnp.add, products(*loaded(step)), total)
+
+    total = reduced(jnp.sum, lax.fori_loop(0, layout.steps, add, rows.full(0)))
+
+    def write_step(step, carry):
+        write(step, *loaded(step), total)
+        return carry
+
+    lax.fori_loop(0, layout.steps, write_step, 0)

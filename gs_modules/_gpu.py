@@ -1,56 +1,31 @@
 """Samples by a fused kernel on a GPU, by XLA anywhere else: the same numbers but for rounding.
 
-For keys of the implementation ``rbg``, whose bits a kernel can draw at the speed of memory. Of the
-default keys, threefry, every sample is promised to be the same on any number of devices, which a
-kernel that XLA cannot divide among them would not keep; docs/design/gpu.md has the figures.
+With keys of threefry, the default, noise and index are the same to the last bit, since XLA draws on
+several devices what the kernel draws on one. With keys of Philox, which jax calls ``rbg``, a noise
+is rounded otherwise, and drawn at the speed of memory. docs/design/gpu.md has the figures.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from gs_modules import _relaxed
+from gs_modules import _kernels, _relaxed
 from gs_modules._noise import class_noise_like
-
-LARGEST_SIZE = 2**31 - 1
-"""Kernels count in int32."""
-
-
-@functools.cache
-def kernels() -> Any:
-    """The file of the kernels, or None where jax no longer has Pallas for Triton.
-
-    Imported where there is a GPU: Pallas takes as long to import as the rest of this library.
-    """
-    try:
-        return importlib.import_module("gs_modules._fused")
-    except ImportError:
-        return None
+from gs_modules._threefry import is_threefry
 
 
 def has_kernel(key: jax.Array, logits: jax.Array, axis: int) -> bool:
-    """Whether a kernel draws the samples of ``logits``, should they be drawn on a GPU.
-
-    Only where there is one device: XLA would gather an array that is divided among several.
-    """
-    return (
-        jax.default_backend() == "gpu"
-        and kernels() is not None
-        and jax.device_count() == 1
-        and jax.sharding.get_abstract_mesh().empty
-        and draws_philox(key)
-        and axis == logits.ndim - 1
-        and logits.shape[axis] != 2  # which take one noise a row, not two
-        and logits.dtype != jnp.float64
-        and 0 < logits.size <= LARGEST_SIZE
-    )
+    """Whether a kernel draws a noise for each of ``logits``, should they be drawn on a GPU."""
+    if logits.dtype == jnp.float64 or not _kernels.serve(logits, axis):
+        return False
+    if not is_threefry(key):
+        return draws_philox(key)
+    return logits.size > logits.shape[axis] and _kernels.fused().is_one_step(logits.shape)
 
 
 def draws_philox(key: jax.Array) -> bool:
@@ -88,10 +63,10 @@ def _sample(data, logits, temperature, hard, dtype):
         return _relaxed.relaxed(logits, noise, temperature, axis).astype(dtype)
 
     def by_kernel(data, logits, temperature):
-        draw = kernels().one_hot if hard else kernels().relaxed
+        draw = _kernels.fused().one_hot if hard else _kernels.fused().relaxed
         return draw(data, logits, _relaxed.positive_or_nan(temperature), dtype)
 
-    return _by_platform(by_kernel, by_xla, data, logits, temperature)
+    return _kernels.by_platform(by_kernel, by_xla, data, logits, temperature)
 
 
 @functools.partial(_sample.defjvp, symbolic_zeros=True)
@@ -99,13 +74,8 @@ def _sample_jvp(hard, dtype, primals, tangents):
     data, logits, temperature = primals
     soft = _sample(data, logits, temperature, False, jnp.float32)
     sample = _sample(data, logits, temperature, True, dtype) if hard else soft.astype(dtype)
-    logits_tangent, temperature_tangent = map(_relaxed.none_if_zero, tangents[1:])
-    if logits_tangent is not None:
-        logits_tangent = logits_tangent.astype(jnp.float32)
-    tangent = _relaxed.softmax_tangent(
-        soft, temperature, logits_tangent, temperature_tangent, soft.ndim - 1
-    )
-    return sample, tangent.astype(dtype)
+    tangent = _relaxed.softmax_tangent(soft, temperature, *tangents[1:], soft.ndim - 1, dtype)
+    return sample, tangent
 
 
 def index_and_relaxed(
@@ -126,15 +96,11 @@ def _first_argmax(key, logits):
         scores = _relaxed.perturbed(*_logits_and_noise(data, logits), logits.ndim - 1)
         return _relaxed.first_argmax(scores, scores.ndim - 1)[..., 0]
 
-    data = jax.random.key_data(_typed(key))
-    return _by_platform(kernels().first_argmax, by_xla, data, lax.stop_gradient(logits))
+    args = jax.random.key_data(_typed(key)), lax.stop_gradient(logits)
+    return _kernels.by_platform(_kernels.fused().first_argmax, by_xla, *args)
 
 
 def _logits_and_noise(data: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     logits = _relaxed.computing_logits(logits, None)
-    key = jax.random.wrap_key_data(data, impl="rbg")
+    key = jax.random.wrap_key_data(data, impl="rbg" if data.size == 4 else "threefry2x32")
     return logits, class_noise_like(key, logits, logits.ndim - 1)
-
-
-def _by_platform(by_kernel, by_xla, *args):
-    return lax.platform_dependent(*args, cuda=by_kernel, default=by_xla)

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._bits import Log, drawn
+from gs_modules._bits import Log, drawn, signed_distance
 
 
 def gumbel_noise(
@@ -120,6 +120,11 @@ def _of_rows(
         spec = sharding.spec
         sharding = sharding.update(spec=PartitionSpec(*spec[:axis], None, *spec[axis + 1 :]))
     return shape, logits.dtype, sharding
+
+
+def gumbel_of_bits(bits: jax.Array, log: Log) -> jax.Array:
+    """Gumbel noise, float32, of 32 bits each."""
+    return _gumbel(signed_distance(bits, jnp.float32), log)
 
 
 def _gumbel(distance: jax.Array, log: Log) -> jax.Array:

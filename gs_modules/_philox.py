@@ -8,80 +8,104 @@ the implementation ``rbg``, one by one: number ``4 * block + word`` is a word of
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental.pallas import triton as plgpu
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+Number = float | jax.Array
 
-LN_2 = float(np.log(2))
 SERIES = (
     1.4426950216293335,
-    0.7213626503944397,
-    0.48021063208580017,
-    0.371925950050354,
-    0.20762555301189423,
-    0.4902242124080658,
+    0.7213398218154907,
+    0.4813823997974396,
+    0.3501446843147278,
+    0.3792400062084198,
 )
-"""``-log2(1 - a) = a * (SERIES[0] + a * (SERIES[1] + ...))`` to 1.5e-7 for ``a`` up to 1/4."""
+"""``-log2(1 - a) = a * (SERIES[0] + a * (SERIES[1] + ...))`` to 1.4e-7 for ``a`` up to 1/8."""
 
 
-def random_bits(key: list[jax.Array], block: jax.Array) -> jax.Array:
-    """32 bits for each number of ``block``, ``[..., n]`` of uint32: ``[..., 4 * n]``.
-
-    ``key`` holds the four words of a key.
-    """
-    first, second, third, fourth = words(key, block)
+def random_bits(
+    counter: tuple[jax.Array, ...], key: tuple[jax.Array, ...], *, interpret: bool
+) -> jax.Array:
+    """32 bits for each number, four for each of the counters, ``[..., n]``: ``[..., 4 * n]``."""
+    first, second, third, fourth = words(counter, key, interpret=interpret)
     # Interleaved by pairs: the only form of concatenation that Pallas lowers for Triton.
     even, odd = jnp.stack([first, third], -1), jnp.stack([second, fourth], -1)
-    return jnp.stack([even, odd], -1).reshape(*block.shape[:-1], -1)
+    return jnp.stack([even, odd], -1).reshape(*even.shape[:-2], -1)
 
 
-def words(key: list[jax.Array], block: jax.Array) -> tuple[jax.Array, ...]:
-    """The four words of each block."""
-    # The key's first half is both Philox's key and the upper half of its counter.
-    left, right = key[0], key[1]
-    a, carry = _add(key[2], block)
-    b, carry = _add(key[3], carry)
-    c, carry = _add(left, carry)
-    d, _ = _add(right, carry)
+def words(
+    counter: tuple[jax.Array, ...], key: tuple[jax.Array, ...], *, interpret: bool
+) -> tuple[jax.Array, ...]:
+    """The four words of the hash of a counter of four words, the lowest first.
+
+    Those words of the counter that are scalars spare the first rounds a product.
+    """
+    a, b, c, d = counter
+    left, right = key
     for _ in range(ROUNDS):
-        high, low = _product(a, MULTIPLIERS[0])
-        other_high, other_low = _product(c, MULTIPLIERS[1])
-        a, b, c, d = other_high ^ b ^ left, other_low, high ^ d ^ right, low
+        high, low = _product(a, MULTIPLIERS[0], interpret)
+        other_high, other_low = _product(c, MULTIPLIERS[1], interpret)
+        a, b, c, d = other_high ^ (b ^ left), other_low, high ^ (d ^ right), low
         left, right = left + jnp.uint32(KEY_STEPS[0]), right + jnp.uint32(KEY_STEPS[1])
     return a, b, c, d
 
 
-def _add(word: jax.Array, increment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    total = word + increment
-    return total, (total < increment).astype(jnp.uint32)
+def add(counter: tuple[jax.Array, ...], increment: jax.Array) -> tuple[jax.Array, ...]:
+    """The sum, of as many words, the lowest first."""
+    total = []
+    for word in counter:
+        total.append(word + increment)
+        increment = (total[-1] < increment).astype(jnp.uint32)
+    return tuple(total)
 
 
-def _product(word: jax.Array, multiplier: int) -> tuple[jax.Array, jax.Array]:
+def _product(word: jax.Array, multiplier: int, interpret: bool) -> tuple[jax.Array, jax.Array]:
     """High and low word: one instruction of the GPU, where two of 32 bits would be two."""
     with jax.enable_x64(True):
-        product = word.astype(jnp.uint64) * jnp.uint64(multiplier)
-        return (product >> jnp.uint64(32)).astype(jnp.uint32), product.astype(jnp.uint32)
+        if interpret or word.ndim == 0:
+            product = word.astype(jnp.uint64) * jnp.uint64(multiplier)
+        else:
+            (product,) = plgpu.elementwise_inline_asm(
+                f"mul.wide.u32 $0, $1, {multiplier};",
+                args=[word],
+                constraints="=l,r",
+                pack=1,
+                result_shape_dtypes=[jax.ShapeDtypeStruct(word.shape, jnp.int64)],
+            )
+        high = lax.shift_right_logical(product, jnp.asarray(32, product.dtype))
+        return high.astype(jnp.uint32), product.astype(jnp.uint32)
 
 
-def gumbel_noise(bits: jax.Array, *, interpret: bool) -> jax.Array:
-    """Float32 noise, less the constant ``log(log 2)``, which neither argmax nor softmax notices.
+def log2_exponential(bits: jax.Array, *, interpret: bool) -> jax.Array:
+    """The logarithm to base 2 of ``-log2(1 - a)``, where ``a`` is uniform.
 
-    ``E = -log2(u)`` is exponential; near ``u = 1``, where it decides how often a rare class wins
-    and a float32 ``u`` would be rounded, it is a series in ``1 - u``, taken from the bits too.
+    Close to ``a = 0``, where it decides how often a rare class wins and a float32 ``1 - a`` would
+    be rounded, the exponential number is a series in ``a``.
     """
-    step, half = np.float32(2.0**-32), np.float32(2.0**-33)
-    a = bits.astype(jnp.float32) * step + half
-    u = (~bits).astype(jnp.float32) * step + half
+    signed = lax.bitcast_convert_type(bits, jnp.int32).astype(jnp.float32)
+    add = functools.partial(multiply_add, interpret=interpret)
+    a = add(signed, 2.0**-32, 2.0**-33)  # less 1 where it is over 1/2
+    rest = step(a, interpret=interpret) - a
     series = jnp.full_like(a, SERIES[-1])
     for coefficient in SERIES[-2::-1]:
-        series = series * a + np.float32(coefficient)
-    exponential = jnp.where(u > 0.75, series * a, -log2(u, interpret=interpret))
-    return -np.float32(LN_2) * log2(exponential, interpret=interpret)
+        series = add(series, a, coefficient)
+    exponential = jnp.where(rest > 0.875, series * a, -log2(rest, interpret=interpret))
+    return log2(exponential, interpret=interpret)
+
+
+def step(x: jax.Array, *, interpret: bool) -> jax.Array:
+    """1 where ``x`` is positive, at least 2**-33, and 0 where it is negative."""
+    if interpret:
+        return (x > 0).astype(jnp.float32)
+    return _instruction("mul.sat.f32", x, jnp.full_like(x, 2.0**33))
 
 
 def log2(x: jax.Array, *, interpret: bool) -> jax.Array:
@@ -89,18 +113,30 @@ def log2(x: jax.Array, *, interpret: bool) -> jax.Array:
     return jnp.log2(x) if interpret else _instruction("lg2.approx.ftz.f32", x)
 
 
+def maximum(x: jax.Array, y: jax.Array, *, interpret: bool) -> jax.Array:
+    """NaN where one is, which jax's on a GPU loses."""
+    return jnp.maximum(x, y) if interpret else _instruction("max.NaN.f32", x, y)
+
+
 def exp2(x: jax.Array, *, interpret: bool) -> jax.Array:
     """To 2e-7 of itself; subnormal results are zero."""
     return jnp.exp2(x) if interpret else _instruction("ex2.approx.ftz.f32", x)
 
 
-def _instruction(name: str, x: jax.Array) -> jax.Array:
-    """One instruction of the GPU; jax would call a function of 10 to 25 for it."""
+def multiply_add(x: jax.Array, y: Number, z: Number, *, interpret: bool) -> jax.Array:
+    """``x * y + z``, rounded once: XLA lets a kernel multiply and add in two instructions."""
+    y, z = (jnp.broadcast_to(jnp.float32(number), x.shape) for number in (y, z))
+    return x * y + z if interpret else _instruction("fma.rn.f32", x, y, z)
+
+
+def _instruction(name: str, *args: jax.Array) -> jax.Array:
+    """One instruction of the GPU; jax would call a function of 10 to 25 for a logarithm."""
+    operands = ", ".join(f"${i + 1}" for i in range(len(args)))
     (result,) = plgpu.elementwise_inline_asm(
-        f"{name} $0, $1;",
-        args=[x],
-        constraints="=f,f",
+        f"{name} $0, {operands};",
+        args=args,
+        constraints="=f" + ",f" * len(args),
         pack=1,
-        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, jnp.float32)],
+        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
     )
     return result

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gs_modules import _jacobian
 from gs_modules._noise import explicit_sharding
 
 
@@ -196,10 +197,11 @@ def tempered_softmax(
 @functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)
 def _tempered_softmax_jvp(axis, primals, tangents):
     sample = tempered_softmax(*primals, axis)
-    return sample, softmax_tangent(sample, primals[2], tangents[0], tangents[2], axis)
+    tangent = softmax_tangent(sample, primals[2], tangents[0], tangents[2], axis, sample.dtype)
+    return sample, tangent
 
 
-def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis):
+def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis, dtype):
     """``y * (c - sum(y * c))`` with ``c = (dl - dt * log y) / t``: the relaxed sample alone.
 
     Half of the division comes before the sum and half after it, so that neither the tangent
@@ -214,9 +216,11 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         # A wrong temperature has made the relaxed sample NaN, but not a row without a class.
         temperature = positive_or_nan(temperature)
         scale = 1 / jnp.sqrt(jnp.where(jnp.isnan(temperature), 1, temperature))
+        if temperature_tangent is None and _jacobian.has_kernel(relaxed, axis):
+            return _jacobian.product(relaxed, scale, logits_tangent, dtype)
         change = jnp.zeros_like(relaxed)
         if logits_tangent is not None:
-            change += logits_tangent * scale
+            change += logits_tangent.astype(relaxed.dtype) * scale
         if temperature_tangent is not None:
             log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
             change -= (temperature_tangent * scale) * log_relaxed
@@ -226,7 +230,7 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         if not (is_divided(relaxed, axis) or _is_pair(relaxed, axis)):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)
-        return scale * jnp.where(relaxed == 0, 0, relaxed * (change - total))
+        return (scale * jnp.where(relaxed == 0, 0, relaxed * (change - total))).astype(dtype)
 
     tangents = (logits_tangent, temperature_tangent)
     return tangent(relaxed, temperature, *map(none_if_zero, tangents))

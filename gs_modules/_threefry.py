@@ -104,6 +104,12 @@ class Halves:
         return both[: self.size].reshape(self.shape)
 
 
+def first_half(shape: tuple[int, ...]) -> int:
+    """How many numbers of an array are first words: in the order of memory, the first."""
+    axis = _halved_axis(shape)
+    return -(-shape[axis] // 2) * math.prod(shape[axis + 1 :])
+
+
 def _halved_axis(shape: tuple[int, ...]) -> int:
     return next(axis for axis, size in enumerate(shape) if size != 1)
 

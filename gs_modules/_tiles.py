@@ -1,0 +1,194 @@
+"""How a kernel of a GPU cuts an array into rows, steps and pieces, in Pallas for Triton.
+
+A program has a few rows, and of these one step at a time: as much as its registers hold, which is
+all of a row but for long ones. A step is a list of pieces, tiles side by side, so that most of a
+reduction over a row combines registers of one thread, and little has to cross threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jax.typing import DTypeLike
+
+LONGEST_ROW = 16384
+"""Columns of a step, up to which a row is one."""
+
+STEP = 4096
+"""Numbers of a step, of several short rows or of a part of a long one."""
+
+PIECES = 8
+NARROWEST_PIECE = 16
+NUMBERS_OF_A_WARP = 1024
+NUMBERS_OF_A_LOAD = 128
+"""Of a warp, four of a thread."""
+
+LONG_PIECES = 4
+LONG_WARPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Every program has ``shape[0]`` rows, in steps of ``pieces`` tiles of ``shape``.
+
+    Of an array in ``halves``, it has as many rows of each half, the first of which has ``half``.
+    """
+
+    rows: int
+    half: int
+    classes: int
+    shape: tuple[int, int]
+    pieces: int
+    steps: int
+    warps: int
+    interpret: bool
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], interpret: bool, *, half: int | None = None) -> Layout:
+        *leading, classes = shape
+        rows = math.prod(leading)
+        # Where rows do not start at a multiple of four, they are cut from up to three before.
+        columns = classes + (3 if classes % 4 and half is None else 0)
+        width = pl.next_power_of_2(max(columns, 4))
+        is_long = width > LONGEST_ROW
+        width = STEP if is_long else width
+        height = max(1, STEP // width) if half is None else max(1, STEP // width // 2)
+        height = min(height, pl.next_power_of_2(half or rows))
+        numbers = height * width * (1 if half is None else 2)
+        warps = LONG_WARPS if is_long else max(1, numbers // NUMBERS_OF_A_WARP)
+        pieces = min(LONG_PIECES if is_long else PIECES, width // NARROWEST_PIECE)
+        pieces = max(1, min(pieces, height * width // (warps * NUMBERS_OF_A_LOAD)))
+        steps = pl.cdiv(columns, width)
+        shape = height, width // pieces
+        return cls(rows, half or rows, classes, shape, pieces, steps, warps, interpret)
+
+    @property
+    def starts_at_rows(self) -> bool:
+        """Whether rows are cut from their first class, not from a multiple of four."""
+        return self.classes % 4 == 0 or self.half < self.rows
+
+    @property
+    def fills_steps(self) -> bool:
+        return self.classes % (self.shape[1] * self.pieces) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A tile of the rows: where it begins, and which of its numbers are classes of their rows."""
+
+    column: jax.Array
+    """Of its first number, from the ``start`` of the rows."""
+
+    index: jax.Array
+    is_class: jax.Array | None
+
+
+class Rows:
+    """Those of this program, of flat arrays; those of the second half if it has both."""
+
+    def __init__(self, layout: Layout, *, is_second: bool = False):
+        self.layout = layout
+        size, width = layout.shape
+        begin, end = (layout.half, layout.rows) if is_second else (0, layout.half)
+        row = pl.program_id(0) * size + lax.broadcasted_iota(jnp.int32, (size, 1), 0)
+        self.row = row + begin
+        self.is_row = None if end - begin == pl.cdiv(layout.half, size) * size else self.row < end
+        self.first = self.row * layout.classes
+        self.start = self.first if layout.starts_at_rows else self.first // 4 * 4
+        self.column = lax.broadcasted_iota(jnp.int32, (size, width), 1)
+
+    def full(self, value: float) -> jax.Array:
+        return jnp.full(self.layout.shape, value, jnp.float32)
+
+    def of_each(self, ref: Any) -> jax.Array:
+        """The numbers of ``ref``, one for each row or one for all."""
+        if ref.shape[0] == 1:
+            return jnp.full((1, 1), ref[0])
+        other = None if self.is_row is None else 1.0
+        return plgpu.load(ref.at[self.row], mask=self.is_row, other=other)
+
+    def load(self, ref: Any, step: int | jax.Array, other: float) -> list[jax.Array]:
+        """The pieces of a step, float32; ``other`` where there is no class."""
+
+        def loaded(pieces):
+            return [
+                plgpu.load(
+                    ref.at[piece.index],
+                    mask=piece.is_class,
+                    other=None if piece.is_class is None else other,
+                ).astype(jnp.float32)
+                for piece in pieces
+            ]
+
+        return self._by_step(step, loaded)
+
+    def store(self, ref: Any, step: int | jax.Array, values: list[jax.Array]) -> None:
+        def store(pieces):
+            for piece, value in zip(pieces, values, strict=True):
+                plgpu.store(ref.at[piece.index], value.astype(ref.dtype), mask=piece.is_class)
+
+        self._by_step(step, store)
+
+    def pieces(self, step: int | jax.Array, *, is_inner: bool = False) -> list[Piece]:
+        """Those of a step; of an inner one, all numbers are classes of their rows."""
+        layout, pieces = self.layout, []
+        for number in range(layout.pieces):
+            column = (step * layout.pieces + number) * layout.shape[1]
+            index = self.start + (self.column + column)
+            position = self.column + column - (self.first - self.start)
+            masks = [] if self.is_row is None else [self.is_row]
+            masks += [] if layout.fills_steps or is_inner else [position < layout.classes]
+            masks += [] if layout.starts_at_rows or is_inner else [position >= 0]
+            is_class = functools.reduce(jnp.logical_and, masks) if masks else None
+            is_class = None if is_class is None else jnp.broadcast_to(is_class, layout.shape)
+            if layout.interpret:
+                # Where it does not store, the interpreter writes what it read, over the row before.
+                index = jnp.maximum(index, self.first)
+            pieces.append(Piece(jnp.asarray(column), index, is_class))
+        return pieces
+
+    def _by_step(self, step: int | jax.Array, function: Callable[[list[Piece]], Any]) -> Any:
+        """``function`` of the pieces of a step; without masks, it moves four numbers at a time."""
+        if self.layout.steps == 1 or self.layout.fills_steps:
+            return function(self.pieces(step))
+        return lax.cond(
+            (step > 0) & (step < self.layout.steps - 1),
+            lambda: function(self.pieces(step, is_inner=True)),
+            lambda: function(self.pieces(step)),
+        )
+
+
+def reduced(reduction: Callable, numbers: jax.Array) -> jax.Array:
+    return reduction(numbers, axis=1, keepdims=True)
+
+
+def call(
+    kernel: Callable[..., None],
+    layout: Layout,
+    of_rows: jax.Array,
+    *args: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """``kernel(layout, *refs)`` of flat arrays; ``of_rows`` is one number or one for each row."""
+    if of_rows.size > 1:
+        *leading, _ = args[-1].shape
+        of_rows = jnp.broadcast_to(of_rows, (*leading, 1))
+    flat = [array.reshape(-1) for array in (of_rows, *args)]
+    return pl.pallas_call(
+        functools.partial(kernel, layout),
+        out_shape=jax.ShapeDtypeStruct((math.prod(shape),), dtype),
+        grid=(pl.cdiv(layout.half, layout.shape[0]),),
+        interpret=layout.interpret,
+        compiler_params=plgpu.CompilerParams(num_warps=layout.warps, num_stages=1),
+        name=f"gumbel{kernel.__name__}",
+    )(*flat).reshape(shape)
