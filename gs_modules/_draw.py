@@ -120,12 +120,14 @@ def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
     that cannot overflow in a block of ``LARGEST_BLOCK``. To whatever shards and vectors the
     additions are dealt out, their result is the same to the last bit, and so is the block drawn.
     """
-    largest = row_max(blocks, axis + 1)
-    shift = jnp.where(largest == -jnp.inf, 0, largest)
-    weights = jnp.exp(jnp.where(blocks == jnp.inf, 0, blocks - shift))
+    largest = lax.optimization_barrier(row_max(blocks, axis + 1))
+    # Without a comparison of every class, which XLA on a GPU would write and read again.
+    most = jnp.finfo(blocks.dtype).max
+    shift, rest = jnp.clip(largest, -most, most), jnp.where(largest == jnp.inf, most, 0)
+    weights = jnp.exp(jnp.minimum(blocks - shift - rest, 0))
     units = (weights * 2.0**30).astype(jnp.int32)
     high, low, is_nan = lax.reduce(
-        (units >> 15, units & 0x7FFF, jnp.isnan(blocks)),
+        (units >> 15, units & 0x7FFF, jnp.isnan(weights)),
         (jnp.int32(0), jnp.int32(0), False),
         lambda one, other: (one[0] + other[0], one[1] + other[1], one[2] | other[2]),
         (axis + 1,),

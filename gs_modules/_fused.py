@@ -2,8 +2,8 @@
 
 XLA writes the noise, or computes it again for each reduction of a row; here a row stays in
 registers, so that the logits are read and the sample is written, and that is all. A long row does
-not fit there: it is read once for its maximum, once for its total and once for the sample, and its
-noise is drawn twice.
+not fit there: each of its steps is drawn as if it were a row, and these are weighed by what they
+hold. For a relaxed sample or a derivative, it is read twice.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from gs_modules._tiles import Layout, Rows, call, reduced
 PHILOX_WORDS = 4
 LN_2 = float(np.log(2))
 LOG2_E = np.float32(np.log2(np.e))
-LOWEST = np.finfo(np.float32).min
 TINY = np.finfo(np.float32).tiny
+NO_COLUMN = 2**31 - 1
 
 Noise = Callable[[int | jax.Array], list[jax.Array]]
 """Of a step, that of each piece."""
@@ -72,8 +72,8 @@ def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) 
 
 
 def is_one_step(shape: tuple[int, ...]) -> bool:
-    """Whether a row of this shape is as long as registers hold, or shorter."""
-    return shape[-1] <= _tiles.LONGEST_ROW
+    """Whether registers hold a row of this shape."""
+    return shape[-1] <= _tiles.LONGEST_STEP
 
 
 def _layout(key: jax.Array, logits: jax.Array, interpret: bool) -> Layout:
@@ -97,10 +97,7 @@ def jacobian_product(
 
 
 class Scores(Rows):
-    """Rows of logits with their scores, as ``_relaxed.perturbed`` has them.
-
-    Only, a row without a class has the scores of equal logits: ``is_empty`` tells it.
-    """
+    """Rows of logits with their scores, as ``_relaxed.perturbed`` has them, step by step."""
 
     def __init__(self, layout: Layout, logits_ref, *, is_second: bool = False):
         super().__init__(layout, is_second=is_second)
@@ -111,63 +108,81 @@ class Scores(Rows):
         return self.load(self.logits_ref, step, -jnp.inf)
 
     def perturb(self, noise: Noise, unit: float) -> None:
-        """By ``noise``, in a ``unit``, of each step.
-
-        A noise is drawn while the logits are on their way: the maximum has to wait for them.
-        """
-        layout = self.layout
+        """By ``noise``, in a ``unit``, of each step."""
         self.noise, self.unit = noise, unit
-        self.only_noise = None
-        if self.only_logits is not None:
-            self.only_noise = noise(0)
-            largest = functools.reduce(jnp.maximum, self.only_logits)
-        else:
 
-            def maximum(step, largest):
-                return functools.reduce(jnp.maximum, self.logits(step), largest)
+    def scores(self, step: int | jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        """Those of a step, less their largest logit, and that; of -inf alone, those of equal ones.
 
-            largest = lax.fori_loop(0, layout.steps, maximum, self.full(-jnp.inf))
-        self.largest = reduced(jnp.max, largest)
-        self.is_empty = self.largest == -jnp.inf
-        self.is_any_infinite = jnp.max(jnp.isinf(self.largest).astype(jnp.int32)) > 0
-
-    def scores(self, step: int | jax.Array) -> list[jax.Array]:
+        The noise is drawn while the logits are on their way: the maximum has to wait for them.
+        """
         logits = self.logits(step) if self.only_logits is None else self.only_logits
-        noise = self.noise(step) if self.only_noise is None else self.only_noise
+        noise = self.noise(step)
+        largest = reduced(jnp.max, functools.reduce(jnp.maximum, logits))
 
         def shifted():
-            return [x - self.largest for x in logits]
+            return [x - largest for x in logits]
 
         def shifted_from_infinity():
-            return [jnp.where(x == self.largest, 0, x - self.largest) for x in logits]
+            return [jnp.where(x == largest, 0, x - largest) for x in logits]
 
-        shifted = lax.cond(self.is_any_infinite, shifted_from_infinity, shifted)
+        is_any_infinite = jnp.max(jnp.isinf(largest).astype(jnp.int32)) > 0
+        shifted = lax.cond(is_any_infinite, shifted_from_infinity, shifted)
         if self.unit == 1:
-            return [x + noise for x, noise in zip(shifted, noise, strict=True)]
+            return [x + noise for x, noise in zip(shifted, noise, strict=True)], largest
         add = functools.partial(_philox.multiply_add, interpret=self.layout.interpret)
-        return [add(noise, self.unit, x) for x, noise in zip(shifted, noise, strict=True)]
+        scores = [add(noise, self.unit, x) for x, noise in zip(shifted, noise, strict=True)]
+        return scores, largest
 
     def first_argmax(self) -> tuple[jax.Array, jax.Array]:
-        """Of each row, the column of the largest score, and whether one is NaN."""
+        """Of each row, the column of the largest score, -1 without a class; where one is NaN."""
+        if self.layout.steps == 1:
+            (top, column), largest = self._best(0)
+            return jnp.where(largest == -jnp.inf, -1, column), jnp.isnan(top)
+
+        def best_of_each(step, best):
+            largest, top, column = best
+            (top_here, column_here), largest_here = self._best(step)
+            is_here = of_step == step
+            return (
+                jnp.where(is_here, largest_here, largest),
+                jnp.where(is_here, top_here, top),
+                jnp.where(is_here, column_here, column),
+            )
+
+        of_step = self.of_steps()
+        nowhere = jnp.full(of_step.shape, -jnp.inf, jnp.float32)
+        start = nowhere, nowhere, jnp.zeros(of_step.shape, jnp.int32)
+        largest, top, column = lax.fori_loop(0, self.layout.steps, best_of_each, start)
+        highest = reduced(jnp.max, largest)
+        top = top + below(largest, highest)
+        attained = jnp.where(top == reduced(jnp.max, top), column, NO_COLUMN)
+        column = jnp.where(highest == -jnp.inf, -1, reduced(jnp.min, attained))
+        return column, jnp.isnan(reduced(jnp.sum, top))
+
+    def _best(self, step: int | jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        """The largest score of a step, or NaN, and its column; the largest logit."""
         layout = self.layout
+        (first, *others), largest = self.scores(step)
+        best, piece = first, jnp.zeros(layout.shape, jnp.int32)
+        for number, scores in enumerate(others, 1):
+            piece = jnp.where(scores > best, number, piece)
+            best = _philox.maximum(best, scores, interpret=layout.interpret)
+        column = (piece + step * layout.pieces) * layout.shape[1] + self.column
+        top = reduced(jnp.max, best)
+        column = reduced(jnp.min, jnp.where(best == top, column, NO_COLUMN))
+        # A maximum of rows loses a NaN on a GPU, but a sum of scores, none of which is +inf, not.
+        return (jnp.where(jnp.isnan(reduced(jnp.sum, best)), jnp.nan, top), column), largest
 
-        def better(step, best):
-            largest, piece = best
-            for number, scores in enumerate(self.scores(step)):
-                piece = jnp.where(scores > largest, step * layout.pieces + number, piece)
-                largest = _philox.maximum(largest, scores, interpret=layout.interpret)
-            return largest, piece
+    def of_steps(self) -> jax.Array:
+        """The number of each step of a row, and some more."""
+        shape = 1, pl.next_power_of_2(self.layout.steps)
+        return lax.broadcasted_iota(jnp.int32, shape, 1)
 
-        nothing = self.full(-jnp.inf), jnp.zeros(layout.shape, jnp.int32)
-        if layout.steps == 1:
-            largest, piece = better(0, nothing)
-        else:
-            largest, piece = lax.fori_loop(0, layout.steps, better, nothing)
-        column = piece * layout.shape[1] + self.column
-        # This maximum loses a NaN on a GPU, but a sum of scores, none of which is +inf, does not.
-        is_nan = jnp.isnan(reduced(jnp.sum, largest))
-        attained = jnp.where(largest == reduced(jnp.max, largest), column, layout.classes + 3)
-        return reduced(jnp.min, attained), is_nan
+
+def below(largest: jax.Array, highest: jax.Array) -> jax.Array:
+    """How far, where both may be the same infinity."""
+    return jnp.where(largest == highest, 0, largest - highest)
 
 
 def _perturbed(layout: Layout, key_ref, logits_ref) -> list[Scores]:
@@ -235,38 +250,55 @@ def _relaxed(layout, temperature_ref, key_ref, logits_ref, out_ref):
 def _write_relaxed(rows: Scores, temperature: jax.Array, out_ref) -> None:
     steps = rows.layout.steps
     exp2 = functools.partial(_philox.exp2, interpret=rows.layout.interpret)
-    scale = LOG2_E / temperature
     # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
-    scale = jnp.where(rows.is_empty | (scale < TINY), TINY, scale)
+    scale = LOG2_E / temperature
+    scale = jnp.where(scale < TINY, TINY, scale)
+
+    def weights(step, scale):
+        """Of a step: those of its scores, their largest score and largest logit."""
+        scores, largest = rows.scores(step)
+        if steps == 1:
+            # A row without a class is zero, whatever the temperature.
+            scale = jnp.where(largest == -jnp.inf, TINY, scale)
+        top = reduced(jnp.max, functools.reduce(jnp.maximum, scores))
+        return [exp2((x - top) * scale) for x in scores], top, largest
+
+    def total_of(weights):
+        return reduced(jnp.sum, functools.reduce(jnp.add, weights))
 
     if steps == 1:
-        scores = rows.scores(0)
-        largest = reduced(jnp.max, functools.reduce(jnp.maximum, scores))
-        weights = [exp2((x - largest) * scale) for x in scores]
-        total = reduced(jnp.sum, functools.reduce(jnp.add, weights))
-        inverse = jnp.where(rows.is_empty, 0, 1 / total)
-        rows.store(out_ref, 0, [weight * inverse for weight in weights])
+        weights_here, _, largest = weights(0, scale)
+        inverse = jnp.where(largest == -jnp.inf, 0, 1 / total_of(weights_here))
+        rows.store(out_ref, 0, [weight * inverse for weight in weights_here])
         return
 
-    def add(step, running):
-        """Softmax's maximum and total in one pass, each position of a piece on its own."""
-        largest, total = running
-        scores = rows.scores(step)
-        larger = functools.reduce(jnp.maximum, scores, largest)
-        finite = jnp.maximum(larger, LOWEST)
-        total *= exp2((largest - finite) * scale)
-        weights = [exp2((x - finite) * scale) for x in scores]
-        return larger, functools.reduce(jnp.add, weights, total)
+    def measure(step, measured):
+        weights_here, top_here, largest_here = weights(step, scale)
+        largest, top, total = measured
+        is_here = of_step == step
+        return (
+            jnp.where(is_here, largest_here, largest),
+            jnp.where(is_here, top_here, top),
+            jnp.where(is_here, total_of(weights_here), total),
+        )
 
-    nothing = rows.full(-jnp.inf), rows.full(0)
-    maxima, totals = lax.fori_loop(0, steps, add, nothing)
-    largest = reduced(jnp.max, maxima)
-    total = reduced(jnp.sum, totals * exp2((maxima - largest) * scale))
-    inverse = jnp.where(rows.is_empty, 0, 1 / total)
+    of_step = rows.of_steps()
+    nowhere = jnp.full(of_step.shape, -jnp.inf, jnp.float32)
+    start = nowhere, nowhere, jnp.zeros(of_step.shape, jnp.float32)
+    largest, top, total = lax.fori_loop(0, steps, measure, start)
+    highest = reduced(jnp.max, largest)
+    is_empty = highest == -jnp.inf
+    scale = jnp.where(is_empty, TINY, scale)
+    top = top + below(largest, highest)
+    best = reduced(jnp.max, top)
+    inverse = 1 / reduced(jnp.sum, total * exp2((top - best) * scale))
 
     def write(step, carry):
-        weights = [exp2((x - largest) * scale) * inverse for x in rows.scores(step)]
-        rows.store(out_ref, step, weights)
+        step = steps - 1 - step  # what was read last may still be in the cache
+        weights_here, top, largest = weights(step, scale)
+        share = exp2((top + below(largest, highest) - best) * scale) * inverse
+        share = jnp.where(is_empty, 0, share)
+        rows.store(out_ref, step, [weight * share for weight in weights_here])
         return carry
 
     lax.fori_loop(0, steps, write, 0)
@@ -279,8 +311,7 @@ def _one_hot(layout, temperature_ref, key_ref, logits_ref, out_ref):
 
 def _write_one_hot(rows: Scores, temperature: jax.Array, out_ref) -> None:
     index, is_nan = rows.first_argmax()
-    index = jnp.where(rows.is_empty, -1, index)
-    is_nan |= jnp.isnan(temperature) & ~rows.is_empty
+    is_nan |= jnp.isnan(temperature) & (index >= 0)
     one, zero = (jnp.where(is_nan, jnp.nan, jnp.float32(value)) for value in (1, 0))
 
     def write(step, carry):
@@ -297,9 +328,9 @@ def _write_one_hot(rows: Scores, temperature: jax.Array, out_ref) -> None:
 def _first_argmax(layout, temperature_ref, key_ref, logits_ref, out_ref):
     del temperature_ref
     for rows in _perturbed(layout, key_ref, logits_ref):
-        index, is_nan = rows.first_argmax()
-        index -= rows.first - rows.start
-        index = jnp.where(is_nan, -2, jnp.where(rows.is_empty, -1, index))
+        column, is_nan = rows.first_argmax()
+        index = jnp.where(column < 0, -1, column - (rows.first - rows.start))
+        index = jnp.where(is_nan, -2, index)
         plgpu.store(out_ref.at[rows.row], index, mask=rows.is_row)
 
 
@@ -312,9 +343,7 @@ def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):
         return relaxed, [x * scale for x in rows.load(vector_ref, step, 0)]
 
     def products(relaxed, change):
-        return [
-            jnp.where(y == 0, 0, y * c) for y, c in zip(relaxed, change, strict=True)
-        ]
+        return [jnp.where(y == 0, 0, y * c) for y, c in zip(relaxed, change, strict=True)]
 
     def write(step, relaxed, change, total):
         rest = [c - total for c in change]
@@ -322,7 +351,12 @@ def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):
 
     if layout.steps == 1:
         relaxed, change = loaded(0)
-        write(0, relaxed, change, reduced(jnp.sum, functools.reduce(jnp.add, products(relaxed, change))))
+        write(
+            0,
+            relaxed,
+            change,
+            reduced(jnp.sum, functools.reduce(jnp.add, products(relaxed, change))),
+        )
         return
 
     def add(step, total):
@@ -331,6 +365,7 @@ def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):
     total = reduced(jnp.sum, lax.fori_loop(0, layout.steps, add, rows.full(0)))
 
     def write_step(step, carry):
+        step = layout.steps - 1 - step  # what was read last may still be in the cache
         write(step, *loaded(step), total)
         return carry
 

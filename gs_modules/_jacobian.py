@@ -26,9 +26,7 @@ def has_kernel(relaxed: jax.Array, axis: int) -> bool:
     return _kernels.serve(relaxed, axis) and relaxed.dtype == jnp.float32
 
 
-def product(
-    relaxed: jax.Array, scale: jax.Array, vector: jax.Array, dtype: DTypeLike
-) -> jax.Array:
+def product(relaxed: jax.Array, scale: jax.Array, vector: jax.Array, dtype: DTypeLike) -> jax.Array:
     """``scale * y * (c - sum(y * c))`` with ``c = scale * vector``, over the last axis.
 
     Where ``relaxed``, float32, is 0, the result is 0, whatever the vector is there. ``scale`` is

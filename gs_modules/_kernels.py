@@ -9,8 +9,11 @@ from typing import Any
 import jax
 from jax import lax
 
-LARGEST_SIZE = 2**31 - 1
-"""Kernels count in int32."""
+LARGEST_SIZE = 2**31 - 2**15
+"""Kernels count in int32, and to the end of a step."""
+
+MOST_CLASSES = 2**20
+"""A kernel keeps some numbers of each step of a row."""
 
 
 @functools.cache
@@ -37,6 +40,7 @@ def serve(array: jax.Array, axis: int) -> bool:
         and jax.device_count() == 1
         and jax.sharding.get_abstract_mesh().empty
         and axis == array.ndim - 1
+        and array.shape[axis] <= MOST_CLASSES
         and array.shape[axis] != 2
         and 0 < array.size <= LARGEST_SIZE
     )

@@ -20,20 +20,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.typing import DTypeLike
 
-LONGEST_ROW = 16384
-"""Columns of a step, up to which a row is one."""
+LONGEST_STEP = 16384
+"""Columns, up to which a row is one step."""
 
 STEP = 4096
-"""Numbers of a step, of several short rows or of a part of a long one."""
+"""Numbers of a step of several short rows."""
+
+LONG_STEP = 8192
+"""Columns of a step of a row that has several."""
 
 PIECES = 8
-NARROWEST_PIECE = 16
-NUMBERS_OF_A_WARP = 1024
+NARROWEST_PIECE = 8
+
 NUMBERS_OF_A_LOAD = 128
 """Of a warp, four of a thread."""
-
-LONG_PIECES = 4
-LONG_WARPS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +59,18 @@ class Layout:
         # Where rows do not start at a multiple of four, they are cut from up to three before.
         columns = classes + (3 if classes % 4 and half is None else 0)
         width = pl.next_power_of_2(max(columns, 4))
-        is_long = width > LONGEST_ROW
-        width = STEP if is_long else width
-        height = max(1, STEP // width) if half is None else max(1, STEP // width // 2)
+        is_long = width > LONGEST_STEP
+        width = LONG_STEP if is_long else width
+        halves = 1 if half is None else 2
+        height = max(1, STEP // width // halves)
         height = min(height, pl.next_power_of_2(half or rows))
-        numbers = height * width * (1 if half is None else 2)
-        warps = LONG_WARPS if is_long else max(1, numbers // NUMBERS_OF_A_WARP)
-        pieces = min(LONG_PIECES if is_long else PIECES, width // NARROWEST_PIECE)
+        numbers = height * width * halves
+        warps = max(1, numbers // (1024 if is_long or width < STEP else 2048))
+        pieces = min(PIECES, width // NARROWEST_PIECE)
         pieces = max(1, min(pieces, height * width // (warps * NUMBERS_OF_A_LOAD)))
         steps = pl.cdiv(columns, width)
-        shape = height, width // pieces
-        return cls(rows, half or rows, classes, shape, pieces, steps, warps, interpret)
+        piece = height, width // pieces
+        return cls(rows, half or rows, classes, piece, pieces, steps, warps, interpret)
 
     @property
     def starts_at_rows(self) -> bool:
@@ -83,13 +84,15 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A tile of the rows: where it begins, and which of its numbers are classes of their rows."""
+    """A tile of the rows, and which of its numbers are classes of their rows."""
 
     column: jax.Array
     """Of its first number, from the ``start`` of the rows."""
 
     index: jax.Array
     is_class: jax.Array | None
+    is_near_class: jax.Array | None
+    """Where one of four numbers that lie together, and are read at once, is a class."""
 
 
 class Rows:
@@ -103,7 +106,7 @@ class Rows:
         self.row = row + begin
         self.is_row = None if end - begin == pl.cdiv(layout.half, size) * size else self.row < end
         self.first = self.row * layout.classes
-        self.start = self.first if layout.starts_at_rows else self.first // 4 * 4
+        self.start = self.first if layout.starts_at_rows else lax.div(self.first, 4) * 4
         self.column = lax.broadcasted_iota(jnp.int32, (size, width), 1)
 
     def full(self, value: float) -> jax.Array:
@@ -120,16 +123,18 @@ class Rows:
         """The pieces of a step, float32; ``other`` where there is no class."""
 
         def loaded(pieces):
-            return [
-                plgpu.load(
-                    ref.at[piece.index],
-                    mask=piece.is_class,
-                    other=None if piece.is_class is None else other,
-                ).astype(jnp.float32)
-                for piece in pieces
-            ]
+            return [self._loaded(ref, piece, other) for piece in pieces]
 
         return self._by_step(step, loaded)
+
+    def _loaded(self, ref: Any, piece: Piece, other: float) -> jax.Array:
+        is_near = piece.is_near_class
+        numbers = plgpu.load(
+            ref.at[piece.index], mask=is_near, other=None if is_near is None else other
+        ).astype(jnp.float32)
+        if piece.is_class is is_near:
+            return numbers
+        return jnp.where(piece.is_class, numbers, other)
 
     def store(self, ref: Any, step: int | jax.Array, values: list[jax.Array]) -> None:
         def store(pieces):
@@ -143,18 +148,25 @@ class Rows:
         layout, pieces = self.layout, []
         for number in range(layout.pieces):
             column = (step * layout.pieces + number) * layout.shape[1]
-            index = self.start + (self.column + column)
-            position = self.column + column - (self.first - self.start)
-            masks = [] if self.is_row is None else [self.is_row]
-            masks += [] if layout.fills_steps or is_inner else [position < layout.classes]
-            masks += [] if layout.starts_at_rows or is_inner else [position >= 0]
-            is_class = functools.reduce(jnp.logical_and, masks) if masks else None
-            is_class = None if is_class is None else jnp.broadcast_to(is_class, layout.shape)
+            columns = self.column + column
+            index, before = self.start + columns, self.first - self.start
+            is_class = is_near_class = self._all(
+                [] if layout.fills_steps or is_inner else [columns < before + layout.classes]
+            )
+            if not (layout.starts_at_rows or is_inner):
+                is_class = self._all([columns >= before, columns < before + layout.classes])
+                is_near_class = self._all([lax.div(columns, 4) * 4 < before + layout.classes])
             if layout.interpret:
                 # Where it does not store, the interpreter writes what it read, over the row before.
                 index = jnp.maximum(index, self.first)
-            pieces.append(Piece(jnp.asarray(column), index, is_class))
+            pieces.append(Piece(jnp.asarray(column), index, is_class, is_near_class))
         return pieces
+
+    def _all(self, masks: list[jax.Array]) -> jax.Array | None:
+        masks = masks if self.is_row is None else [self.is_row, *masks]
+        if not masks:
+            return None
+        return jnp.broadcast_to(functools.reduce(jnp.logical_and, masks), self.layout.shape)
 
     def _by_step(self, step: int | jax.Array, function: Callable[[list[Piece]], Any]) -> Any:
         """``function`` of the pieces of a step; without masks, it moves four numbers at a time."""

@@ -35,7 +35,8 @@ def interpreted(kernel, *arguments):
 @pytest.fixture
 def short_rows(monkeypatch):
     """Rows of over 64 classes are long ones, so that small arrays reach every path."""
-    monkeypatch.setattr(_tiles, "LONGEST_ROW", 64)
+    monkeypatch.setattr(_tiles, "LONGEST_STEP", 64)
+    monkeypatch.setattr(_tiles, "LONG_STEP", 64)
     monkeypatch.setattr(_tiles, "STEP", 64)
 
 
@@ -203,15 +204,23 @@ def test_a_lookup_reads_the_row_of_the_index(as_on_a_gpu):
     assert not np.any(rows[0])
 
 
-def test_on_cpu_and_for_default_keys_there_is_no_kernel(monkeypatch):
-    logits = jnp.zeros((2, 3))
+def test_a_kernel_serves_many_rows_of_one_device_of_a_gpu(monkeypatch):
+    logits, default = jnp.zeros((2, 3)), jax.random.key(0)
     assert not _gpu.has_kernel(KEY, logits, 1)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert _gpu.has_kernel(KEY, logits, 1)
-    assert not _gpu.has_kernel(jax.random.key(0), logits, 1)
-    assert not _gpu.has_kernel(jax.random.key_data(jax.random.key(0)), logits, 1)
-    assert not _gpu.has_kernel(KEY, logits, 0)
+    for key in (KEY, default, jax.random.key_data(default)):
+        assert _gpu.has_kernel(key, logits, 1)
+        assert not _gpu.has_kernel(key, logits, 0)
+        assert not _gpu.has_kernel(key, jnp.zeros((3, 2)), 1)
+    long, single = jnp.zeros((2, 2**14 + 1)), jnp.zeros((1, 3))
+    assert [_gpu.has_kernel(KEY, rows, 1) for rows in (long, single)] == [True, True]
+    assert [_gpu.has_kernel(default, rows, 1) for rows in (long, single)] == [False, False]
+    assert not _gpu.has_kernel(jax.random.key(0, impl="threefry2x32"), jnp.zeros((0, 3)), 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert not _gpu.has_kernel(default, logits, 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(_kernels, "fused", lambda: None)
     assert not _gpu.has_kernel(KEY, logits, 1)
 
