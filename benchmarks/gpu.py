@@ -153,9 +153,10 @@ def main():
     device = jax.devices()[0].device_kind
     name = arguments.name or "gpu_" + device.lower().removeprefix("nvidia ").replace(" ", "_")
     shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shapes or ()]
-    cases = [(*shape, jnp.float32) for shape in shapes or LARGE + SMALL]
+    cases = [(*shape, jnp.float32) for shape in shapes or LARGE]
     if not shapes:
         cases += [(*shape, jnp.bfloat16) for shape in HALF]
+        cases += [(*shape, jnp.float32) for shape in SMALL]
     record = {
         "command": "python benchmarks/gpu.py",
         "date": datetime.date.today().isoformat(),

@@ -120,14 +120,12 @@ class Scores(Rows):
         noise = self.noise(step)
         largest = reduced(jnp.max, functools.reduce(jnp.maximum, logits))
 
-        def shifted():
-            return [x - largest for x in logits]
-
-        def shifted_from_infinity():
-            return [jnp.where(x == largest, 0, x - largest) for x in logits]
-
         is_any_infinite = jnp.max(jnp.isinf(largest).astype(jnp.int32)) > 0
-        shifted = lax.cond(is_any_infinite, shifted_from_infinity, shifted)
+        shifted = lax.cond(
+            is_any_infinite,
+            lambda: [below(x, largest) for x in logits],
+            lambda: [x - largest for x in logits],
+        )
         if self.unit == 1:
             return [x + noise for x, noise in zip(shifted, noise, strict=True)], largest
         add = functools.partial(_philox.multiply_add, interpret=self.layout.interpret)
@@ -180,9 +178,9 @@ class Scores(Rows):
         return lax.broadcasted_iota(jnp.int32, shape, 1)
 
 
-def below(largest: jax.Array, highest: jax.Array) -> jax.Array:
-    """How far, where both may be the same infinity."""
-    return jnp.where(largest == highest, 0, largest - highest)
+def below(x: jax.Array, largest: jax.Array) -> jax.Array:
+    """``x - largest``, and 0 where both are the same infinity."""
+    return jnp.where(x == largest, 0, x - largest)
 
 
 def _perturbed(layout: Layout, key_ref, logits_ref) -> list[Scores]:
@@ -204,8 +202,8 @@ def _philox_noise(rows: Rows, key_ref) -> Noise:
     first = (pl.program_id(0) * (size * layout.classes) // 4).astype(jnp.uint32)
     words = [key_ref[i] for i in range(PHILOX_WORDS)]
     # The key's first half is both Philox's key and the upper half of its counter.
-    key, counter = words[:2], _philox.add((*words[2:], *words[:2]), first)
-    block = rows.start // 4 + lax.broadcasted_iota(jnp.int32, (size, width // 4), 1)
+    key, counter = tuple(words[:2]), _philox.add((*words[2:], *words[:2]), first)
+    block = lax.div(rows.start, 4) + lax.broadcasted_iota(jnp.int32, (size, width // 4), 1)
     block = block.astype(jnp.uint32) - first
     blocks = (size * layout.classes + layout.steps * layout.pieces * width) // 4 + 2
     never_carries = counter[0] < np.uint32(2**32 - blocks)

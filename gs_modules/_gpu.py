@@ -74,8 +74,8 @@ def _sample_jvp(hard, dtype, primals, tangents):
     data, logits, temperature = primals
     soft = _sample(data, logits, temperature, False, jnp.float32)
     sample = _sample(data, logits, temperature, True, dtype) if hard else soft.astype(dtype)
-    tangent = _relaxed.softmax_tangent(soft, temperature, *tangents[1:], soft.ndim - 1, dtype)
-    return sample, tangent
+    _, *tangents = tangents
+    return sample, _relaxed.softmax_tangent(soft, temperature, *tangents, soft.ndim - 1, dtype)
 
 
 def index_and_relaxed(

@@ -7,6 +7,8 @@ derivatives and ``vmap``.
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -29,10 +31,12 @@ def has_kernel(relaxed: jax.Array, axis: int) -> bool:
 def product(relaxed: jax.Array, scale: jax.Array, vector: jax.Array, dtype: DTypeLike) -> jax.Array:
     """``scale * y * (c - sum(y * c))`` with ``c = scale * vector``, over the last axis.
 
-    Where ``relaxed``, float32, is 0, the result is 0, whatever the vector is there. ``scale`` is
-    ``[]``, or ``[..., 1]`` of the rank of the others; ``vector`` is floating, and ``dtype`` that
-    of the result.
+    Where ``relaxed``, float32, is 0, the result is 0, whatever the vector is there. ``scale``
+    broadcasts to the others, with size 1 on the last axis; ``vector`` is floating, and ``dtype``
+    that of the result.
     """
+    shape = () if scale.size == 1 else (*relaxed.shape[:-1], 1)
+    scale = scale.reshape(shape) if scale.size == 1 else jnp.broadcast_to(scale, shape)
     return product_p.bind(relaxed, scale, vector, dtype=jnp.dtype(dtype))
 
 
@@ -43,12 +47,10 @@ def _by_xla(relaxed, scale, vector, dtype):
 
 
 def _computed(relaxed, scale, vector, *, dtype):
-    def by_kernel(*args):
-        return _kernels.fused().jacobian_product(*args, dtype)
+    def by_kernel(relaxed, scale, vector):
+        return _kernels.fused().jacobian_product(relaxed, scale, vector, dtype)
 
-    def by_xla(*args):
-        return _by_xla(*args, dtype)
-
+    by_xla = functools.partial(_by_xla, dtype=dtype)
     return _kernels.by_platform(by_kernel, by_xla, relaxed, scale, vector)
 
 
@@ -71,7 +73,7 @@ def _jvp(primals, tangents, *, dtype):
 
         others = tuple(map(ad.instantiate_zeros, others))
         terms.append(jax.jvp(of_others, (relaxed, scale), others)[1])
-    return result, sum(terms) if terms else ad.Zero.from_primal_value(result)
+    return result, functools.reduce(operator.add, terms)
 
 
 def _transpose(cotangent, relaxed, scale, vector, *, dtype):

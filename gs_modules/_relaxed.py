@@ -197,11 +197,10 @@ def tempered_softmax(
 @functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)
 def _tempered_softmax_jvp(axis, primals, tangents):
     sample = tempered_softmax(*primals, axis)
-    tangent = softmax_tangent(sample, primals[2], tangents[0], tangents[2], axis, sample.dtype)
-    return sample, tangent
+    return sample, softmax_tangent(sample, primals[2], tangents[0], tangents[2], axis)
 
 
-def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis, dtype):
+def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, axis, dtype=None):
     """``y * (c - sum(y * c))`` with ``c = (dl - dt * log y) / t``: the relaxed sample alone.
 
     Half of the division comes before the sum and half after it, so that neither the tangent
@@ -209,6 +208,8 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
     inner one keeps an infinite tangent of an excluded class out of the sum, the outer one an
     infinite cotangent out of the transposed sum.
     """
+
+    dtype = dtype or relaxed.dtype
 
     # Computed again in the backward pass, which then keeps nothing but these arguments.
     @functools.partial(jax.checkpoint, prevent_cse=False)

@@ -31,7 +31,7 @@ def is_threefry(key: jax.Array) -> bool:
     return jax.random.key_impl(key) == "threefry2x32"
 
 
-def words(key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def words(key: jax.Array | tuple[jax.Array, ...], count: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both words of the blocks of these counts; ``key`` is the data of a key, ``[2]``.
 
     On CPU, jax lowers its own as a rolled loop that stores two arrays a round; unrolled, it stays

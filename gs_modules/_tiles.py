@@ -132,7 +132,7 @@ class Rows:
         numbers = plgpu.load(
             ref.at[piece.index], mask=is_near, other=None if is_near is None else other
         ).astype(jnp.float32)
-        if piece.is_class is is_near:
+        if piece.is_class is None or piece.is_class is is_near:
             return numbers
         return jnp.where(piece.is_class, numbers, other)
 

@@ -82,7 +82,7 @@ def is_documented_constant(name):
     """Whether the statement after the assignment to ``name`` is a string."""
     for file in CORE:
         for node, after in itertools.pairwise(parsed(file).body):
-            if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
                 return isinstance(after, ast.Expr) and isinstance(after.value.value, str)
     return False
 

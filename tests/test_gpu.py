@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gs_modules as gs
-from gs_modules import _fused, _gpu, _jacobian, _kernels, _philox, _relaxed, _tiles
+from gs_modules import _fused, _gpu, _kernels, _philox, _relaxed, _tiles
 from gs_modules._noise import gumbel_noise_like
 
 KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
@@ -100,14 +100,19 @@ CASES = [
     (5, 128, jnp.bfloat16),  # long rows in whole tiles
     (6, 203, jnp.float32),  # steps in the middle of a row
 ]
+IN_HALVES = [(8, 20, jnp.float32), (9, 7, jnp.bfloat16), (6, 1, jnp.float32), (7, 64, jnp.float32)]
+DEFAULT = jax.random.key(8)
 
 
-@pytest.mark.parametrize(("rows", "classes", "dtype"), CASES)
-def test_samples_are_those_of_xla(short_rows, rows, classes, dtype):
+@pytest.mark.parametrize(
+    ("key", "rows", "classes", "dtype"),
+    [*((KEY, *case) for case in CASES), *((DEFAULT, *case) for case in IN_HALVES)],
+)
+def test_samples_are_those_of_xla(short_rows, key, rows, classes, dtype):
     logits = logits_of(rows, classes, dtype)
-    data, temperature = jax.random.key_data(KEY), jnp.float32(0.5)
+    data, temperature = jax.random.key_data(key), jnp.float32(0.5)
     wide = _relaxed.computing_logits(logits, None)
-    noise = gumbel_noise_like(KEY, wide)
+    noise = gumbel_noise_like(key, wide)
     soft = interpreted(_fused.relaxed, data, logits, temperature, jnp.float32)
     expected = _relaxed.relaxed(wide, noise, temperature, 1)
     np.testing.assert_allclose(soft, expected, atol=8 * EPSILON)
@@ -172,6 +177,73 @@ def test_public_functions_and_their_derivatives_agree_with_xla(request, hard, dt
         np.testing.assert_allclose(
             a.astype(jnp.float32), b.astype(jnp.float32), rtol=tolerance, atol=tolerance
         )
+
+
+def derivatives():
+    """Of a masked ``[2, 3, 9]`` to its logits alone, as every transformation computes them."""
+    logits = jax.random.normal(jax.random.key(1), (2, 3, 9))
+    where = jax.random.bernoulli(jax.random.key(2), 0.8, (3, 9)).at[0].set(False)
+    weights = jax.random.normal(jax.random.key(3), logits.shape)
+
+    def draw(logits, temperature):
+        return gs.gumbel_softmax(KEY, logits, temperature, where=where)
+
+    def loss(logits, temperature, weights=weights):
+        return jnp.sum(weights * draw(logits, temperature).astype(jnp.float32) ** 2)
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def everything(logits, warm):
+        gradient = jax.grad(loss)
+        one, per_row = jnp.float32(0.7), jnp.array([[0.5], [1], [2]], jnp.float32)
+        return (
+            gradient(logits, per_row),
+            gradient(logits.astype(jnp.bfloat16), one),
+            jax.jvp(lambda logits: draw(logits, one), (logits,), (weights,))[1],
+            jax.jvp(lambda t: gradient(logits, t), (one,), (one,))[1],
+            jax.hessian(loss)(logits, one),
+            jax.vmap(gradient, (None, 0))(logits, warm),
+            jax.vmap(gradient, (0, None))(jnp.stack([logits, -logits]), per_row),
+            jax.vmap(functools.partial(gradient, logits, one))(jnp.stack([weights, -weights])),
+            jax.linear_transpose(jax.linearize(lambda x: draw(x, one), logits)[1], logits)(weights),
+        )
+
+    return everything(logits, jnp.array([0.5, 2.0]))
+
+
+@pytest.mark.slow
+def test_the_derivative_of_a_kernel_is_that_of_xla_in_every_transformation(request):
+    expected = derivatives()
+    request.getfixturevalue("as_on_a_gpu")
+    for a, b in zip(jax.tree.leaves(derivatives()), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        tolerance = 1e-5 if a.dtype == jnp.float32 else 2e-2
+        np.testing.assert_allclose(
+            a.astype(jnp.float32), b.astype(jnp.float32), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 0.5])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_excluded_class_takes_no_part_in_a_product(short_rows, dtype, temperature):
+    relaxed = jax.nn.softmax(jax.random.normal(jax.random.key(1), (5, 203)))
+    relaxed = relaxed.at[:, 7].set(0).at[1].set(0).at[2, 3].set(jnp.nan)
+    vector = jax.random.normal(jax.random.key(2), relaxed.shape).astype(dtype)
+    vector = vector.at[:, 7].set(jnp.inf)
+    scale = jnp.asarray(1 / np.sqrt(temperature), jnp.float32)
+    product = interpreted(_fused.jacobian_product, relaxed, scale, vector, dtype)
+    assert product.dtype == dtype
+    exact, slope = np.asarray(relaxed, np.float64), float(scale) ** 2
+    wide = np.where(exact == 0, 0, np.asarray(vector, np.float64))
+    expected = slope * exact * (wide - np.sum(exact * wide, -1, keepdims=True))
+    expected = np.where(exact == 0, 0, expected)
+    tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(
+        np.asarray(product, np.float64),
+        expected,
+        rtol=tolerance,
+        atol=tolerance * slope,
+    )
+    assert not np.any(np.asarray(product[:, 7], np.float32))
 
 
 def test_a_kernel_is_batched_over_keys_and_over_logits(as_on_a_gpu):
