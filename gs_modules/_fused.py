@@ -2,8 +2,9 @@
 
 XLA writes the noise, or computes it again for each reduction of a row; here a row stays in
 registers, so that the logits are read and the sample is written, and that is all. A long row does
-not fit there: each of its steps is drawn as if it were a row, and these are weighed by what they
-hold. For a relaxed sample or a derivative, it is read twice.
+not fit there. For an index it is still read once, each of its steps as if it were a row; for a
+relaxed sample it is read for its maximum, for its total and for the sample, and its noise drawn
+twice.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PHILOX_WORDS = 4
 LN_2 = float(np.log(2))
 LOG2_E = np.float32(np.log2(np.e))
 TINY = np.finfo(np.float32).tiny
+LOWEST = np.finfo(np.float32).min
 NO_COLUMN = 2**31 - 1
 
 Noise = Callable[[int | jax.Array], list[jax.Array]]
@@ -60,13 +62,13 @@ def one_hot(
     interpret: bool = False,
 ) -> jax.Array:
     """The one-hot argmax of ``logits + G``, of the noise of ``relaxed``; see there."""
-    layout = _layout(key, logits, interpret)
+    layout = _layout(key, logits, interpret, is_of_index=True)
     return call(_one_hot, layout, temperature, key, logits, shape=logits.shape, dtype=dtype)
 
 
 def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) -> jax.Array:
     """The index of ``one_hot``, int32; -1 for a row without a class, -2 for one with NaN."""
-    layout, shape = _layout(key, logits, interpret), logits.shape[:-1]
+    layout, shape = _layout(key, logits, interpret, is_of_index=True), logits.shape[:-1]
     one = jnp.ones((), jnp.float32)
     return call(_first_argmax, layout, one, key, logits, shape=shape, dtype=jnp.int32)
 
@@ -76,11 +78,13 @@ def is_one_step(shape: tuple[int, ...]) -> bool:
     return shape[-1] <= _tiles.LONGEST_STEP
 
 
-def _layout(key: jax.Array, logits: jax.Array, interpret: bool) -> Layout:
-    if key.size == PHILOX_WORDS:
-        return Layout.of(logits.shape, interpret)
-    half = _threefry.first_half(logits.shape) // logits.shape[-1]
-    return Layout.of(logits.shape, interpret, half=half)
+def _layout(
+    key: jax.Array, logits: jax.Array, interpret: bool, *, is_of_index: bool = False
+) -> Layout:
+    half = None
+    if key.size != PHILOX_WORDS:
+        half = _threefry.first_half(logits.shape) // logits.shape[-1]
+    return Layout.of(logits.shape, interpret, half=half, is_of_index=is_of_index)
 
 
 def jacobian_product(
@@ -91,7 +95,7 @@ def jacobian_product(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """As ``_jacobian.product``."""
+    """As ``_jacobian.product``, of rows of one step."""
     layout, shape = Layout.of(relaxed.shape, interpret), relaxed.shape
     return call(_jacobian_product, layout, scale, relaxed, vector, shape=shape, dtype=dtype)
 
@@ -111,15 +115,26 @@ class Scores(Rows):
         """By ``noise``, in a ``unit``, of each step."""
         self.noise, self.unit = noise, unit
 
-    def scores(self, step: int | jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        """Those of a step, less their largest logit, and that; of -inf alone, those of equal ones.
+    def largest(self) -> jax.Array:
+        """The largest logit of each row, of several steps."""
 
-        The noise is drawn while the logits are on their way: the maximum has to wait for them.
+        def larger(step, largest):
+            return functools.reduce(jnp.maximum, self.logits(step), largest)
+
+        return reduced(jnp.max, lax.fori_loop(0, self.layout.steps, larger, self.full(-jnp.inf)))
+
+    def scores(
+        self, step: int | jax.Array, largest: jax.Array | None = None
+    ) -> tuple[list[jax.Array], jax.Array]:
+        """Those of a step, less ``largest``, by default its own largest logit, and that.
+
+        Of -inf alone, they are those of equal logits. The noise is drawn while the logits are on
+        their way: the maximum has to wait for them.
         """
         logits = self.logits(step) if self.only_logits is None else self.only_logits
         noise = self.noise(step)
-        largest = reduced(jnp.max, functools.reduce(jnp.maximum, logits))
-
+        if largest is None:
+            largest = reduced(jnp.max, functools.reduce(jnp.maximum, logits))
         is_any_infinite = jnp.max(jnp.isinf(largest).astype(jnp.int32)) > 0
         shifted = lax.cond(
             is_any_infinite,
@@ -248,55 +263,43 @@ def _relaxed(layout, temperature_ref, key_ref, logits_ref, out_ref):
 def _write_relaxed(rows: Scores, temperature: jax.Array, out_ref) -> None:
     steps = rows.layout.steps
     exp2 = functools.partial(_philox.exp2, interpret=rows.layout.interpret)
-    # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
-    scale = LOG2_E / temperature
-    scale = jnp.where(scale < TINY, TINY, scale)
-
-    def weights(step, scale):
-        """Of a step: those of its scores, their largest score and largest logit."""
-        scores, largest = rows.scores(step)
-        if steps == 1:
-            # A row without a class is zero, whatever the temperature.
-            scale = jnp.where(largest == -jnp.inf, TINY, scale)
-        top = reduced(jnp.max, functools.reduce(jnp.maximum, scores))
-        return [exp2((x - top) * scale) for x in scores], top, largest
-
-    def total_of(weights):
-        return reduced(jnp.sum, functools.reduce(jnp.add, weights))
-
+    only_scores = None
     if steps == 1:
-        weights_here, _, largest = weights(0, scale)
-        inverse = jnp.where(largest == -jnp.inf, 0, 1 / total_of(weights_here))
-        rows.store(out_ref, 0, [weight * inverse for weight in weights_here])
+        only_scores, largest = rows.scores(0)
+    else:
+        largest = rows.largest()
+    is_empty = largest == -jnp.inf
+    scale = LOG2_E / temperature
+    # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
+    scale = jnp.where(is_empty | (scale < TINY), TINY, scale)
+
+    if only_scores is not None:
+        top = reduced(jnp.max, functools.reduce(jnp.maximum, only_scores))
+        weights = [exp2((x - top) * scale) for x in only_scores]
+        total = reduced(jnp.sum, functools.reduce(jnp.add, weights))
+        inverse = jnp.where(is_empty, 0, 1 / total)
+        rows.store(out_ref, 0, [weight * inverse for weight in weights])
         return
 
-    def measure(step, measured):
-        weights_here, top_here, largest_here = weights(step, scale)
-        largest, top, total = measured
-        is_here = of_step == step
-        return (
-            jnp.where(is_here, largest_here, largest),
-            jnp.where(is_here, top_here, top),
-            jnp.where(is_here, total_of(weights_here), total),
-        )
+    def add(step, running):
+        """Softmax's maximum and total in one pass, each position of a piece on its own."""
+        top, total = running
+        scores, _ = rows.scores(step, largest)
+        higher = functools.reduce(jnp.maximum, scores, top)
+        finite = jnp.maximum(higher, LOWEST)
+        total *= exp2((top - finite) * scale)
+        weights = [exp2((x - finite) * scale) for x in scores]
+        return higher, functools.reduce(jnp.add, weights, total)
 
-    of_step = rows.of_steps()
-    nowhere = jnp.full(of_step.shape, -jnp.inf, jnp.float32)
-    start = nowhere, nowhere, jnp.zeros(of_step.shape, jnp.float32)
-    largest, top, total = lax.fori_loop(0, steps, measure, start)
-    highest = reduced(jnp.max, largest)
-    is_empty = highest == -jnp.inf
-    scale = jnp.where(is_empty, TINY, scale)
-    top = top + below(largest, highest)
-    best = reduced(jnp.max, top)
-    inverse = 1 / reduced(jnp.sum, total * exp2((top - best) * scale))
+    tops, totals = lax.fori_loop(0, steps, add, (rows.full(-jnp.inf), rows.full(0)))
+    top = reduced(jnp.max, tops)
+    total = reduced(jnp.sum, totals * exp2((tops - top) * scale))
+    inverse = jnp.where(is_empty, 0, 1 / total)
 
     def write(step, carry):
         step = steps - 1 - step  # what was read last may still be in the cache
-        weights_here, top, largest = weights(step, scale)
-        share = exp2((top + below(largest, highest) - best) * scale) * inverse
-        share = jnp.where(is_empty, 0, share)
-        rows.store(out_ref, step, [weight * share for weight in weights_here])
+        scores, _ = rows.scores(step, largest)
+        rows.store(out_ref, step, [exp2((x - top) * scale) * inverse for x in scores])
         return carry
 
     lax.fori_loop(0, steps, write, 0)
@@ -335,36 +338,11 @@ def _first_argmax(layout, temperature_ref, key_ref, logits_ref, out_ref):
 def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):
     rows = Rows(layout)
     scale = rows.of_each(scale_ref)
+    relaxed = rows.load(relaxed_ref, 0, 0)
+    change = [x * scale for x in rows.load(vector_ref, 0, 0)]
 
-    def loaded(step):
-        relaxed = rows.load(relaxed_ref, step, 0)
-        return relaxed, [x * scale for x in rows.load(vector_ref, step, 0)]
-
-    def products(relaxed, change):
+    def products(change):
         return [jnp.where(y == 0, 0, y * c) for y, c in zip(relaxed, change, strict=True)]
 
-    def write(step, relaxed, change, total):
-        rest = [c - total for c in change]
-        rows.store(out_ref, step, [scale * x for x in products(relaxed, rest)])
-
-    if layout.steps == 1:
-        relaxed, change = loaded(0)
-        write(
-            0,
-            relaxed,
-            change,
-            reduced(jnp.sum, functools.reduce(jnp.add, products(relaxed, change))),
-        )
-        return
-
-    def add(step, total):
-        return functools.reduce(jnp.add, products(*loaded(step)), total)
-
-    total = reduced(jnp.sum, lax.fori_loop(0, layout.steps, add, rows.full(0)))
-
-    def write_step(step, carry):
-        step = layout.steps - 1 - step  # what was read last may still be in the cache
-        write(step, *loaded(step), total)
-        return carry
-
-    lax.fori_loop(0, layout.steps, write_step, 0)
+    total = reduced(jnp.sum, functools.reduce(jnp.add, products(change)))
+    rows.store(out_ref, 0, [scale * x for x in products([c - total for c in change])])

@@ -103,7 +103,7 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     attained = jnp.where(scores == largest, _position(scores, axis), scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
-    first = -row_max(-attained, axis)
+    first = jnp.min(attained, axis, keepdims=True)
     return jnp.where(first == scores.shape[axis], -1, first)
 
 

@@ -26,8 +26,10 @@ LONGEST_STEP = 16384
 STEP = 4096
 """Numbers of a step of several short rows."""
 
-LONG_STEP = 8192
-"""Columns of a step of a row that has several."""
+LONG_STEP, LONG_STEP_OF_INDEX = 4096, 8192
+"""Columns of a step of a row that has several: compiling takes long where a row is read twice."""
+
+LONG_WARPS = 8
 
 PIECES = 8
 NARROWEST_PIECE = 8
@@ -53,19 +55,27 @@ class Layout:
     interpret: bool
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], interpret: bool, *, half: int | None = None) -> Layout:
+    def of(
+        cls,
+        shape: tuple[int, ...],
+        interpret: bool,
+        *,
+        half: int | None = None,
+        is_of_index: bool = False,
+    ) -> Layout:
         *leading, classes = shape
         rows = math.prod(leading)
         # Where rows do not start at a multiple of four, they are cut from up to three before.
         columns = classes + (3 if classes % 4 and half is None else 0)
         width = pl.next_power_of_2(max(columns, 4))
         is_long = width > LONGEST_STEP
-        width = LONG_STEP if is_long else width
+        if is_long:
+            width = LONG_STEP_OF_INDEX if is_of_index else LONG_STEP
         halves = 1 if half is None else 2
         height = max(1, STEP // width // halves)
         height = min(height, pl.next_power_of_2(half or rows))
         numbers = height * width * halves
-        warps = max(1, numbers // (1024 if is_long or width < STEP else 2048))
+        warps = LONG_WARPS if is_long else max(1, numbers // (1024 if width < STEP else 2048))
         pieces = min(PIECES, width // NARROWEST_PIECE)
         pieces = max(1, min(pieces, height * width // (warps * NUMBERS_OF_A_LOAD)))
         steps = pl.cdiv(columns, width)

@@ -37,6 +37,7 @@ def short_rows(monkeypatch):
     """Rows of over 64 classes are long ones, so that small arrays reach every path."""
     monkeypatch.setattr(_tiles, "LONGEST_STEP", 64)
     monkeypatch.setattr(_tiles, "LONG_STEP", 64)
+    monkeypatch.setattr(_tiles, "LONG_STEP_OF_INDEX", 64)
     monkeypatch.setattr(_tiles, "STEP", 64)
 
 
@@ -224,7 +225,7 @@ def test_the_derivative_of_a_kernel_is_that_of_xla_in_every_transformation(reque
 
 @pytest.mark.parametrize("temperature", [1e-38, 0.5])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_an_excluded_class_takes_no_part_in_a_product(short_rows, dtype, temperature):
+def test_an_excluded_class_takes_no_part_in_a_product(dtype, temperature):
     relaxed = jax.nn.softmax(jax.random.normal(jax.random.key(1), (5, 203)))
     relaxed = relaxed.at[:, 7].set(0).at[1].set(0).at[2, 3].set(jnp.nan)
     vector = jax.random.normal(jax.random.key(2), relaxed.shape).astype(dtype)
@@ -306,3 +307,34 @@ def test_on_a_cpu_beside_a_gpu_xla_draws(monkeypatch):
     monkeypatch.undo()
     np.testing.assert_array_equal(index, gs.gumbel_max(KEY, logits))
     jax.clear_caches()
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("key", [KEY, DEFAULT], ids=["rbg", "default"])
+@pytest.mark.parametrize("classes", [3, 10, 16, 999, 1000, 1001, 8192, 50257])
+@pytest.mark.parametrize("whose", ["kernel", "xla", "xla_beside_a_relaxed_sample"])
+def test_on_a_gpu_the_index_is_that_of_the_host(whose, classes, key):
+    logits = logits_of(301, classes, jnp.float32)
+
+    def noise_and_index(logits):
+        noise = gumbel_noise_like(key, logits)
+        scores = _relaxed.perturbed(logits, noise, 1)
+        relaxed = _relaxed.relaxed(logits, noise, jnp.float32(0.5), 1)
+        return noise, relaxed, _relaxed.first_argmax(scores, 1)[:, 0]
+
+    noise = jax.jit(lambda logits: noise_and_index(logits)[0])(logits)
+    if whose == "kernel" and classes > 1000 and key is DEFAULT:
+        pytest.skip("a block is drawn first")
+    if whose == "kernel":
+        index = jax.jit(functools.partial(_gpu._first_argmax, key))(logits)
+    elif whose == "xla":
+        index = jax.jit(lambda logits: noise_and_index(logits)[2])(logits)
+    else:
+        index = jax.jit(lambda logits: noise_and_index(logits)[1:])(logits)[1]
+    with np.errstate(invalid="ignore"):
+        rows = np.asarray(logits)
+        largest = np.fmax.reduce(rows, 1, keepdims=True)
+        scores = np.where(rows == largest, 0, rows - largest) + np.asarray(noise)
+    expected = np.argmax(np.where(np.isnan(scores), -np.inf, scores), 1)
+    expected[0], expected[1] = -1, -2  # without a class, and with NaN
+    np.testing.assert_array_equal(index, expected)
