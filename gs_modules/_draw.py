@@ -120,8 +120,9 @@ def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
     that cannot overflow in a block of ``LARGEST_BLOCK``. To whatever shards and vectors the
     additions are dealt out, their result is the same to the last bit, and so is the block drawn.
     """
+    # XLA on a GPU would read every class again for the maximum of these, which is that of the row.
     largest = lax.optimization_barrier(row_max(blocks, axis + 1))
-    # Without a comparison of every class, which XLA on a GPU would write and read again.
+    # A comparison of every class with infinity it would write and read again.
     most = jnp.finfo(blocks.dtype).max
     shift, rest = jnp.clip(largest, -most, most), jnp.where(largest == jnp.inf, most, 0)
     weights = jnp.exp(jnp.minimum(blocks - shift - rest, 0))
