@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.typing import DTypeLike
 
-from gs_modules import _philox, _threefry, _tiles
+from gs_modules import _philox, _threefry
 from gs_modules._noise import gumbel_of_bits
 from gs_modules._tiles import Layout, Rows, call, reduced
 
@@ -75,7 +75,7 @@ def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) 
 
 def is_one_step(shape: tuple[int, ...]) -> bool:
     """Whether registers hold a row of this shape."""
-    return shape[-1] <= _tiles.LONGEST_STEP
+    return Layout.of(shape, interpret=False).steps == 1
 
 
 def _layout(

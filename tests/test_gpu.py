@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gs_modules as gs
-from gs_modules import _fused, _gpu, _kernels, _philox, _relaxed, _tiles
+from gs_modules import _fused, _gpu, _jacobian, _kernels, _philox, _relaxed, _tiles
 from gs_modules._noise import gumbel_noise_like
 
 KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
@@ -286,6 +286,10 @@ def test_a_kernel_serves_many_rows_of_one_device_of_a_gpu(monkeypatch):
         assert _gpu.has_kernel(key, logits, 1)
         assert not _gpu.has_kernel(key, logits, 0)
         assert not _gpu.has_kernel(key, jnp.zeros((3, 2)), 1)
+    # Cut from a multiple of four, a row of 2**14 - 1 is too long by two.
+    sizes = [2**14 - 4, 2**14 - 1, 2**14, 2**14 + 1]
+    served = [_jacobian.has_kernel(jnp.zeros((2, size)), 1) for size in sizes]
+    assert served == [True, False, True, False]
     long, single = jnp.zeros((2, 2**14 + 1)), jnp.zeros((1, 3))
     assert [_gpu.has_kernel(KEY, rows, 1) for rows in (long, single)] == [True, True]
     assert [_gpu.has_kernel(default, rows, 1) for rows in (long, single)] == [False, False]
