@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 
 from gs_modules import _philox, _threefry
 from gs_modules._noise import gumbel_of_bits
-from gs_modules._tiles import Layout, Rows, call, reduced
+from gs_modules._tiles import Layout, Rows, call, fourth, reduced
 
 PHILOX_WORDS = 4
 LN_2 = float(np.log(2))
@@ -218,9 +218,9 @@ def _philox_noise(rows: Rows, key_ref) -> Noise:
     words = [key_ref[i] for i in range(PHILOX_WORDS)]
     # The key's first half is both Philox's key and the upper half of its counter.
     key, counter = tuple(words[:2]), _philox.add((*words[2:], *words[:2]), first)
-    block = lax.div(rows.start, 4) + lax.broadcasted_iota(jnp.int32, (size, width // 4), 1)
+    block = fourth(rows.start) + lax.broadcasted_iota(jnp.int32, (size, width // 4), 1)
     block = block.astype(jnp.uint32) - first
-    blocks = (size * layout.classes + layout.steps * layout.pieces * width) // 4 + 2
+    blocks = (size * layout.classes + layout.steps * layout.columns) // 4 + 2
     never_carries = counter[0] < np.uint32(2**32 - blocks)
 
     def bits_of(counters):
@@ -273,11 +273,15 @@ def _write_relaxed(rows: Scores, temperature: jax.Array, out_ref) -> None:
     # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
     scale = jnp.where(is_empty | (scale < TINY), TINY, scale)
 
+    def inverse_of(total):
+        # A maximum loses a NaN on a GPU: beside excluded classes alone, it makes a row look empty.
+        return jnp.where(is_empty & ~jnp.isnan(total), 0, 1 / total)
+
     if only_scores is not None:
         top = reduced(jnp.max, functools.reduce(jnp.maximum, only_scores))
         weights = [exp2((x - top) * scale) for x in only_scores]
         total = reduced(jnp.sum, functools.reduce(jnp.add, weights))
-        inverse = jnp.where(is_empty, 0, 1 / total)
+        inverse = inverse_of(total)
         rows.store(out_ref, 0, [weight * inverse for weight in weights])
         return
 
@@ -294,7 +298,7 @@ def _write_relaxed(rows: Scores, temperature: jax.Array, out_ref) -> None:
     tops, totals = lax.fori_loop(0, steps, add, (rows.full(-jnp.inf), rows.full(0)))
     top = reduced(jnp.max, tops)
     total = reduced(jnp.sum, totals * exp2((tops - top) * scale))
-    inverse = jnp.where(is_empty, 0, 1 / total)
+    inverse = inverse_of(total)
 
     def write(step, carry):
         step = steps - 1 - step  # what was read last may still be in the cache

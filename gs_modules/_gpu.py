@@ -18,10 +18,12 @@ from gs_modules import _kernels, _relaxed
 from gs_modules._noise import class_noise_like
 from gs_modules._threefry import is_threefry
 
+DTYPES = jnp.float32, jnp.bfloat16, jnp.float16
+
 
 def has_kernel(key: jax.Array, logits: jax.Array, axis: int) -> bool:
     """Whether a kernel draws a noise for each of ``logits``, should they be drawn on a GPU."""
-    if logits.dtype == jnp.float64 or not _kernels.serve(logits, axis):
+    if logits.dtype not in DTYPES or not _kernels.serve(logits, axis):
         return False
     if not is_threefry(key):
         return draws_philox(key)

@@ -56,6 +56,8 @@ def _computed(relaxed, scale, vector, *, dtype):
         return _kernels.fused().jacobian_product(relaxed, scale, vector, dtype)
 
     by_xla = functools.partial(_by_xla, dtype=dtype)
+    if relaxed.size > _kernels.LARGEST_SIZE:  # of many examples that vmap has put together
+        return by_xla(relaxed, scale, vector)
     return _kernels.by_platform(by_kernel, by_xla, relaxed, scale, vector)
 
 

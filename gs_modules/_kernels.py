@@ -32,7 +32,7 @@ def serve(array: jax.Array, axis: int) -> bool:
     """Whether there are kernels for rows of ``array`` on ``axis``, should it be on a GPU.
 
     Only where there is one device: XLA would gather an array that is divided among several. Rows
-    of two are combined with themselves, which XLA does in one pass.
+    of two are combined with themselves, which XLA does in one pass, and of one there is no choice.
     """
     return (
         jax.default_backend() == "gpu"
@@ -40,8 +40,7 @@ def serve(array: jax.Array, axis: int) -> bool:
         and jax.device_count() == 1
         and jax.sharding.get_abstract_mesh().empty
         and axis == array.ndim - 1
-        and array.shape[axis] <= MOST_CLASSES
-        and array.shape[axis] != 2
+        and 2 < array.shape[axis] <= MOST_CLASSES
         and 0 < array.size <= LARGEST_SIZE
     )
 

@@ -88,8 +88,13 @@ class Layout:
         return self.classes % 4 == 0 or self.half < self.rows
 
     @property
+    def columns(self) -> int:
+        """Of a step."""
+        return self.shape[1] * self.pieces
+
+    @property
     def fills_steps(self) -> bool:
-        return self.classes % (self.shape[1] * self.pieces) == 0
+        return self.classes % self.columns == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Rows:
         self.row = row + begin
         self.is_row = None if end - begin == pl.cdiv(layout.half, size) * size else self.row < end
         self.first = self.row * layout.classes
-        self.start = self.first if layout.starts_at_rows else lax.div(self.first, 4) * 4
+        self.start = self.first if layout.starts_at_rows else fourth(self.first) * 4
         self.column = lax.broadcasted_iota(jnp.int32, (size, width), 1)
 
     def full(self, value: float) -> jax.Array:
@@ -165,7 +170,7 @@ class Rows:
             )
             if not (layout.starts_at_rows or is_inner):
                 is_class = self._all([columns >= before, columns < before + layout.classes])
-                is_near_class = self._all([lax.div(columns, 4) * 4 < before + layout.classes])
+                is_near_class = self._all([fourth(columns) * 4 < before + layout.classes])
             if layout.interpret:
                 # Where it does not store, the interpreter writes what it read, over the row before.
                 index = jnp.maximum(index, self.first)
@@ -183,10 +188,15 @@ class Rows:
         if self.layout.steps == 1 or self.layout.fills_steps:
             return function(self.pieces(step))
         return lax.cond(
-            (step > 0) & (step < self.layout.steps - 1),
+            (step > 0) & ((step + 1) * self.layout.columns <= self.layout.classes),
             lambda: function(self.pieces(step, is_inner=True)),
             lambda: function(self.pieces(step)),
         )
+
+
+def fourth(index: jax.Array) -> jax.Array:
+    """Of a number that is not negative, the block of four that it is in."""
+    return lax.div(index, jnp.int32(4))
 
 
 def reduced(reduction: Callable, numbers: jax.Array) -> jax.Array:

@@ -100,6 +100,7 @@ CASES = [
     (6, 1, jnp.float32),
     (5, 128, jnp.bfloat16),  # long rows in whole tiles
     (6, 203, jnp.float32),  # steps in the middle of a row
+    (6, 191, jnp.float32),  # the step before the last may reach beyond the row
 ]
 IN_HALVES = [(8, 20, jnp.float32), (9, 7, jnp.bfloat16), (6, 1, jnp.float32), (7, 64, jnp.float32)]
 DEFAULT = jax.random.key(8)
@@ -126,6 +127,37 @@ def test_samples_are_those_of_xla(short_rows, key, rows, classes, dtype):
     index = interpreted(_fused.first_argmax, data, logits)
     expected = expected_index[:, 0]
     np.testing.assert_array_equal(index, expected)
+
+
+@pytest.mark.parametrize("key", [KEY, DEFAULT], ids=["rbg", "default"])
+def test_a_nan_beside_excluded_classes_is_not_lost_with_the_maximum(monkeypatch, key):
+    reduced = _fused.reduced
+
+    def losing_nan(reduction, numbers):
+        if reduction is jnp.max and numbers.dtype == jnp.float32:
+            numbers = jnp.where(jnp.isnan(numbers), -jnp.inf, numbers)
+        return reduced(reduction, numbers)
+
+    monkeypatch.setattr(_fused, "reduced", losing_nan)
+    logits = jnp.full((3, 5), -jnp.inf).at[0, 0].set(jnp.nan).at[2, 1].set(1.0)
+    arguments = jax.random.key_data(key), logits, jnp.float32(0.5), jnp.float32
+    expected = [[np.nan] * 5, [0] * 5, [0, 1, 0, 0, 0]]
+    np.testing.assert_array_equal(interpreted(_fused.relaxed, *arguments), expected)
+    np.testing.assert_array_equal(interpreted(_fused.one_hot, *arguments), expected)
+
+
+@pytest.mark.parametrize("classes", [7, 203])
+def test_float32_logits_are_drawn_the_same_beside_float64(short_rows, classes):
+    logits = logits_of(8, classes, jnp.float32)
+    arguments = jax.random.key_data(KEY), logits, jnp.float32(0.5), jnp.float32
+    expected = [interpreted(_fused.relaxed, *arguments), interpreted(_fused.one_hot, *arguments)]
+    with jax.enable_x64(True):
+        found = [interpreted(_fused.relaxed, *arguments), interpreted(_fused.one_hot, *arguments)]
+        slope = _fused.jacobian_product(
+            logits[:, :7], logits[0, 0], logits[:, :7], "float32", interpret=True
+        )
+    np.testing.assert_array_equal(found, expected)
+    assert slope.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("classes", [6, 70])
@@ -293,7 +325,8 @@ def test_a_kernel_serves_many_rows_of_one_device_of_a_gpu(monkeypatch):
     long, single = jnp.zeros((2, 2**14 + 1)), jnp.zeros((1, 3))
     assert [_gpu.has_kernel(KEY, rows, 1) for rows in (long, single)] == [True, True]
     assert [_gpu.has_kernel(default, rows, 1) for rows in (long, single)] == [False, False]
-    assert not _gpu.has_kernel(jax.random.key(0, impl="threefry2x32"), jnp.zeros((0, 3)), 1)
+    for other in (jnp.zeros((0, 3)), jnp.zeros((3, 1)), jnp.zeros((2, 3), jnp.float8_e4m3fn)):
+        assert not _gpu.has_kernel(default, other, 1)
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert not _gpu.has_kernel(default, logits, 1)
     monkeypatch.undo()
