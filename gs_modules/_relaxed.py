@@ -217,8 +217,11 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         # A wrong temperature has made the relaxed sample NaN, but not a row without a class.
         temperature = positive_or_nan(temperature)
         scale = 1 / jnp.sqrt(jnp.where(jnp.isnan(temperature), 1, temperature))
-        is_of_logits = logits_tangent is not None and temperature_tangent is None
-        if is_of_logits and _jacobian.has_kernel(relaxed, axis):
+        if (
+            logits_tangent is not None
+            and temperature_tangent is None
+            and _jacobian.has_kernel(relaxed, axis)
+        ):
             return _jacobian.product(relaxed, scale, logits_tangent, dtype)
         change = jnp.zeros_like(relaxed)
         if logits_tangent is not None:
