@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from gs_modules import _threefry
+from gs_modules._loops import FEW, PARTS, apart, in_place
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
@@ -39,9 +40,11 @@ to the error of the logarithm: 5e-9 of it."""
 
 Log = Callable[[jax.Array], jax.Array]
 
+OfUniform = Callable[[jax.Array, Log], jax.Array]
+
 
 def drawn(
-    of_uniform: Callable[[jax.Array, Log], jax.Array],
+    of_uniform: OfUniform,
     key: jax.Array,
     shape: tuple[int, ...],
     dtype: DTypeLike,
@@ -66,26 +69,18 @@ def drawn(
     if CONFIG.jax_disable_jit:
         return one_by_one(jnp.log, jax.random.key_data(key))
 
-    def apart(keys):
+    def by_cpu(keys):
         if is_wide or sharding is not None or math.prod(shape) == 1:
             return _apart(_of_each(functools.partial(one_by_one, log_of_normal), keys), keys)
         halves = _threefry.Halves(shape)
-
-        def distances(key):
-            return lax.complex(*(signed_distance(bits, dtype) for bits in halves.words(key)))
-
-        def pairs(keys):
-            both = _apart(_of_each(distances, keys), keys)
-            both = both.reshape(*keys.shape[:-1], *halves.merged)
-            parts = lax.real(both), lax.imag(both)
-            return lax.complex(*(of_uniform(part, log_of_normal) for part in parts))
-
-        return _of_each(halves.joined, keys)(_apart(pairs, keys))
+        is_few = math.prod(keys.shape[:-1]) * math.prod(shape) <= FEW
+        pairs = _few_pairs if is_few else _pairs
+        return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys))
 
     @custom_vmap
     def drawn_of(keys):
         default = _of_each(functools.partial(one_by_one, jnp.log), keys)
-        return lax.platform_dependent(keys, cpu=apart, default=default)
+        return lax.platform_dependent(keys, cpu=by_cpu, default=default)
 
     @drawn_of.def_vmap
     def _more_keys(axis_size, in_batched, keys):
@@ -96,6 +91,42 @@ def drawn(
     return drawn_of(jax.random.key_data(key))
 
 
+def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
+    """Both numbers of each block, as one complex number."""
+
+    def distances(key):
+        return lax.complex(*(signed_distance(bits, jnp.float32) for bits in halves.words(key)))
+
+    def noises(keys):
+        pairs = _apart(_of_each(distances, keys), keys)
+        return _of_parts(of_uniform, pairs.reshape(*keys.shape[:-1], *halves.merged))
+
+    return _apart(noises, keys)
+
+
+def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
+    """As ``_pairs``, in one thread."""
+
+    def of_key(key):
+        def distances(i, _):
+            # Of the part as well, the sums of a key are computed in the loop, not in loops before.
+            left, right = key[0] ^ (i >> 31).astype(jnp.uint32), key[1]
+            words = halves.words_of_part((left, right), i)
+            return lax.complex(*(signed_distance(bits, jnp.float32) for bits in words))
+
+        zeros = lax.broadcast((key[0] * 0).astype(jnp.complex64), halves.parts)
+        pairs = in_place(distances, zeros).reshape(PARTS, -1)
+        pairs = in_place(lambda _, part: _of_parts(of_uniform, part), pairs)
+        return pairs.reshape(-1)[: math.prod(halves.half)]
+
+    return _of_each(of_key, keys)(keys)
+
+
+def _of_parts(of_uniform: OfUniform, distances: jax.Array) -> jax.Array:
+    parts = lax.real(distances), lax.imag(distances)
+    return lax.complex(*(of_uniform(part, log_of_normal) for part in parts))
+
+
 def _of_each(function: Callable, keys: jax.Array) -> Callable:
     """``function``, mapped over the axes that the data of ``keys`` has before that of one key."""
     for _ in keys.shape[:-1]:
@@ -104,17 +135,15 @@ def _of_each(function: Callable, keys: jax.Array) -> Callable:
 
 
 def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
-    """``function(keys)`` as an array that XLA does not fuse with what becomes of it."""
     result = jax.eval_shape(function, keys)
     word = jnp.max(keys, initial=0)  # of no keys, 0
 
-    def never(keys):
+    def otherwise(keys):
         del keys
         number = word.astype(result.dtype)
         return lax.broadcast(number, result.shape, out_sharding=result.sharding)
 
-    # Always true, which XLA does not know; an optimization_barrier does not stop it.
-    return lax.cond(lax.population_count(word) <= 32, function, never, keys)
+    return apart(function, otherwise, word, keys)
 
 
 def signed_distance(bits: jax.Array, dtype: DTypeLike) -> jax.Array:

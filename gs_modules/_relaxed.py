@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from gs_modules import _jacobian
+from gs_modules._loops import FEW, apart
 from gs_modules._noise import explicit_sharding
+
+SHORT = 16
+"""Classes that fill one vector of numbers or less."""
 
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -100,10 +104,13 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
         index = jnp.where(largest == -jnp.inf, -1, is_second.astype(jnp.int32))
         return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
-    attained = jnp.where(scores == largest, _position(scores, axis), scores.shape[axis])
+    position = _position(scores, axis)
+    if scores.size <= FEW:
+        position = position.astype(jnp.float32)  # of which XLA on CPU has a library
+    attained = jnp.where(scores == largest, position, scores.shape[axis])
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
-    first = jnp.min(attained, axis, keepdims=True)
+    first = jnp.min(attained, axis, keepdims=True).astype(jnp.int32)
     return jnp.where(first == scores.shape[axis], -1, first)
 
 
@@ -190,8 +197,16 @@ def tempered_softmax(
         smaller = jnp.exp((smallest - largest) * inverse)
         return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
-    weights = jnp.exp((scores - largest) * inverse)
+    tempered = (scores - largest) * inverse
+    weights = jnp.exp(tempered) if scores.shape[axis] > SHORT else _exp_apart(tempered, temperature)
     return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
+
+
+def _exp_apart(array: jax.Array, scalar: jax.Array) -> jax.Array:
+    """``exp(array)``: fused with what short rows share, XLA on CPU computes it by number."""
+    word = lax.bitcast_convert_type(jnp.max(scalar).astype(jnp.float32), jnp.int32)
+    by_cpu = functools.partial(apart, jnp.exp, lambda array: array, word)
+    return lax.platform_dependent(array, cpu=by_cpu, default=jnp.exp)
 
 
 @functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
 
+from gs_modules._loops import PARTS
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
 
@@ -94,6 +96,19 @@ class Halves:
         *rows, last = self.merged
         shape = self.merged if last % 2 else (*rows, last // 2, 2)
         return words(key, _counts(shape, _positions(shape, None)))
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """The shape of all blocks, with some more, as parts of pairs."""
+        return PARTS, -(-math.prod(self.half) // (2 * PARTS)), 2
+
+    def words_of_part(
+        self, key: tuple[jax.Array, jax.Array], part: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of the shape ``[1, n, 2]``, one part of ``parts``."""
+        shape = 1, *self.parts[1:]
+        first = part.astype(jnp.uint32) * jnp.uint32(math.prod(shape))
+        return words(key, first + _counts(shape, _positions(shape, None)))
 
     def joined(self, pairs: jax.Array) -> jax.Array:
         """The first numbers of the pairs, which are real parts, and then the second numbers."""

@@ -22,6 +22,7 @@ PACKAGE = Path(gs_modules.__file__).parent
 CORE = [
     "_types",
     "_arguments",
+    "_loops",
     "_threefry",
     "_bits",
     "_noise",

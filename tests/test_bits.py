@@ -1,5 +1,7 @@
 """Random bits against jax's own threefry, word by word, and what keeps the drawn array apart."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,10 @@ from jax.extend.random import threefry_2x32
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gs_modules._bits import drawn, log_of_normal
+from gs_modules._loops import FEW
 
 KEY = jax.random.key(11)
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def distances_of(key, shape, sharding=None):
@@ -43,7 +47,9 @@ def distances(bits):
 
 
 @pytest.mark.parametrize(
-    "shape", [(0,), (2,), (7,), (3, 0, 2), (6, 4, 3), (5, 4, 3), (5, 300), (70_000, 1)], ids=str
+    "shape",
+    [(0,), (2,), (7,), (3, 0, 2), (6, 4, 3), (5, 4, 3), (5, 300), (FEW, 1), (FEW + 1,)],
+    ids=str,
 )
 def test_bits_are_the_words_of_the_blocks_of_jax(shape):
     expected = expected_distances(KEY, shape)
@@ -100,16 +106,20 @@ def test_no_keys_draw_nothing():
     assert jax.vmap(lambda key: distances_of(key, (5, 4)))(none).shape == (0, 5, 4)
 
 
-def test_what_is_drawn_stays_apart_from_what_reduces_it_also_under_vmap():
-    """The compiled program holds it behind a condition that XLA neither folds nor selects on."""
+@pytest.mark.parametrize("rows, kept_by", [(8, " while("), (FEW // 16, " conditional(")])
+def test_what_is_drawn_stays_apart_from_what_reduces_it_also_under_vmap(rows, kept_by):
+    """In loops, or behind a condition, that XLA neither folds nor selects on."""
 
     def largest(key):
-        return distances_of(key, (8, 16)).max(-1)
+        return distances_of(key, (rows, 17)).max(-1)
 
     for function, keys in [(largest, KEY), (jax.vmap(largest), jax.random.split(KEY, 3))]:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            program = jax.jit(function).lower(keys).compile().as_text()
-        assert " conditional(" in str(program)
+            program = str(jax.jit(function).lower(keys).compile().as_text())
+        assert kept_by in program
+        # One thread does what is few; XLA tells of any other loop among how many it is dealt.
+        is_dealt_out = 'outer_dimension_partitions":["' in program
+        assert is_dealt_out == (rows > 8 and THREADS > 1)
 
 
 def test_each_shard_of_a_shard_map_draws_by_its_own_key():

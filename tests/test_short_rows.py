@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gs_modules as gs
-from gs_modules._relaxed import row_max
+from gs_modules._loops import FEW
+from gs_modules._relaxed import SHORT, row_max
 
 KEY = jax.random.key(19)
 SIZES = [1, 2, 3, 10, 33]
@@ -38,6 +39,24 @@ def test_a_nan_of_either_sign_makes_its_row_nan_and_no_other(size, hard):
         np.testing.assert_array_equal(np.isnan(drawn).all(1), [False, True, False, True])
         np.testing.assert_array_equal(np.isnan(drawn).any(1), [False, True, False, True])
         np.testing.assert_array_equal(gs.gumbel_max(KEY, logits)[1::2], -1)
+
+
+@pytest.mark.parametrize("classes", [3, SHORT, SHORT + 1, 250])
+@pytest.mark.parametrize("numbers", [FEW, 3 * FEW], ids=["few", "many"])
+def test_samples_of_few_and_of_many_numbers_are_those_of_numpy(numbers, classes):
+    logits = np.random.default_rng(classes).normal(size=(numbers // classes, classes))
+    logits = logits.astype(np.float32)
+    logits[0], logits[1, -1], logits[2, 1:] = -np.inf, np.nan, -np.inf
+    scores = logits.astype(float) + np.asarray(gs.gumbel_noise(KEY, logits.shape))
+    with np.errstate(invalid="ignore"):
+        weights = np.exp((scores - scores.max(1, keepdims=True)) / 0.5)
+    expected = weights / weights.sum(1, keepdims=True)
+    expected[0] = 0
+    soft = jax.jit(lambda logits: gs.gumbel_softmax(KEY, logits, 0.5))(logits)
+    np.testing.assert_allclose(soft, expected, rtol=0, atol=3e-6)
+    index = jax.jit(lambda logits: gs.gumbel_max(KEY, logits))(logits)
+    np.testing.assert_array_equal(index[:2], -1)
+    np.testing.assert_array_equal(index[2:], scores[2:].argmax(1))
 
 
 @pytest.mark.parametrize("devices", [2, 4])
