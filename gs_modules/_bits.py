@@ -97,11 +97,14 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
     def distances(key):
         return lax.complex(*(signed_distance(bits, jnp.float32) for bits in halves.words(key)))
 
-    def noises(keys):
-        pairs = _apart(_of_each(distances, keys), keys)
-        return _of_parts(of_uniform, pairs.reshape(*keys.shape[:-1], *halves.merged))
+    def zeros(keys):
+        zero = (jnp.max(keys, initial=0) * 0).astype(jnp.complex64)
+        return lax.broadcast(zero, (*keys.shape[:-1], *halves.in_twos))
 
-    return _apart(noises, keys)
+    word = jnp.max(keys, initial=0)
+    pairs = apart(_of_each(distances, keys), zeros, word, keys)
+    pairs = pairs.reshape(*keys.shape[:-1], *halves.merged)
+    return apart(functools.partial(_of_parts, of_uniform), lambda pairs: pairs, word, pairs)
 
 
 def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
@@ -146,6 +149,7 @@ def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.A
     return apart(function, otherwise, word, keys)
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def signed_distance(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """How far the uniform number of these bits is from 0, or, negative, from 1 if that is nearer.
 
@@ -157,6 +161,7 @@ def signed_distance(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     return signed.astype(dtype) * 2.0**-width + 2.0 ** -(width + 1)
 
 
+@functools.partial(jax.jit, inline=True)
 def log_of_normal(x: jax.Array) -> jax.Array:
     """The logarithm of normal positive numbers, to a unit in the last place.
 

@@ -127,10 +127,12 @@ def gumbel_of_bits(bits: jax.Array, log: Log) -> jax.Array:
     return _gumbel(signed_distance(bits, jnp.float32), log)
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _gumbel(distance: jax.Array, log: Log) -> jax.Array:
     return -log(_exponential(distance, log))
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _exponential(distance: jax.Array, log: Log) -> jax.Array:
     """``-log(1 - U)`` of the uniform number with this ``signed_distance``."""
     a = jnp.abs(distance)
@@ -139,6 +141,7 @@ def _exponential(distance: jax.Array, log: Log) -> jax.Array:
     return jnp.where(is_low, added, 0) - log(jnp.where(is_low, rest, a))
 
 
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _logistic(distance: jax.Array, log: Log) -> jax.Array:
     a = jnp.abs(distance)
     rest, added = _rounded_rest(a)

@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
@@ -37,18 +38,24 @@ def words(key: jax.Array | tuple[jax.Array, ...], count: jax.Array) -> tuple[jax
     """Both words of the blocks of these counts; ``key`` is the data of a key, ``[2]``.
 
     On CPU, jax lowers its own as a rolled loop that stores two arrays a round; unrolled, it stays
-    in registers.
+    in registers. Written in operations of lax, it is traced in half the time.
     """
     left, right = key
-    schedule = (left, right, left ^ right ^ jnp.uint32(0x1BD11BDA))
-    a, b = left, count + right
+    schedule = (left, right, left ^ right ^ np.uint32(0x1BD11BDA))
+    a, b = left, lax.add(count, right)
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
-            a = a + b
-            b = a ^ (b << rotation | b >> (32 - rotation))
-        a = a + schedule[(group + 1) % 3]
-        b = b + (schedule[(group + 2) % 3] + jnp.uint32(group + 1))
+            a = lax.add(a, b)
+            b = lax.bitwise_xor(a, _rotated(b, rotation))
+        a = lax.add(a, schedule[(group + 1) % 3])
+        b = lax.add(b, schedule[(group + 2) % 3] + np.uint32(group + 1))
     return a, b
+
+
+def _rotated(word: jax.Array, bits: int) -> jax.Array:
+    """To the left, as both shifts together."""
+    left, right = np.uint32(bits), np.uint32(32 - bits)
+    return lax.bitwise_or(lax.shift_left(word, left), lax.shift_right_logical(word, right))
 
 
 def bits(
@@ -86,16 +93,16 @@ class Halves:
         self.merged = self.half
         while len(self.merged) > 1 and self.merged[-1] < SHORT_AXIS:
             self.merged = (*self.merged[:-2], self.merged[-2] * self.merged[-1])
+        *rows, last = self.merged
+        self.in_twos = self.merged if last % 2 else (*rows, last // 2, 2)
 
     def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of the shape ``merged``, an even last axis in twos: ``[..., n / 2, 2]``.
+        """Of the shape ``in_twos``.
 
         A block is a chain of 100 cycles, which leaves units of the processor idle; XLA interleaves
         those of the two.
         """
-        *rows, last = self.merged
-        shape = self.merged if last % 2 else (*rows, last // 2, 2)
-        return words(key, _counts(shape, _positions(shape, None)))
+        return words(key, _counts(self.in_twos, _positions(self.in_twos, None)))
 
     @property
     def parts(self) -> tuple[int, int, int]:
