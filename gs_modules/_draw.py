@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from gs_modules import _threefry
 from gs_modules._bits import log_of_normal
 from gs_modules._gpu import draws_philox
 from gs_modules._noise import (
@@ -69,7 +70,8 @@ def draw_with_scores(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.
 
 def key_of_others(key: jax.Array) -> jax.Array:
     """The key of the noises given the class, beside ``key``, which draws the class."""
-    return jax.random.fold_in(key, LAST_COUNT)
+    fold_in = _threefry.fold_in if _threefry.is_threefry(key) else jax.random.fold_in
+    return fold_in(key, LAST_COUNT)
 
 
 def scores_given(
@@ -104,7 +106,7 @@ def _drawn_by_blocks(key, logits, axis):
     )
     blocks = division.divided(logits, axis)
     log_mass = _log_mass(blocks, axis)
-    block = first_argmax(perturbed(log_mass, jnp.expand_dims(of_blocks, axis + 1), axis), axis)
+    block = first_argmax(log_mass + jnp.expand_dims(of_blocks, axis + 1), axis)
     inside = _inside(blocks, block, axis)
     scores = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
     position = first_argmax(scores, axis + 1)

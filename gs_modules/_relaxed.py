@@ -104,14 +104,15 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
         index = jnp.where(largest == -jnp.inf, -1, is_second.astype(jnp.int32))
         return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
+    classes = scores.shape[axis]
     position = _position(scores, axis)
-    if scores.size <= FEW:
-        position = position.astype(jnp.float32)  # of which XLA on CPU has a library
-    attained = jnp.where(scores == largest, position, scores.shape[axis])
+    if classes < 2**24 and (classes >= 64 or scores.size <= FEW):
+        position = position.astype(jnp.float32)  # XLA on CPU has a library of their minimum
+    attained = jnp.where(scores == largest, position, classes)
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
     first = jnp.min(attained, axis, keepdims=True).astype(jnp.int32)
-    return jnp.where(first == scores.shape[axis], -1, first)
+    return jnp.where(first == classes, -1, first)
 
 
 def row_index(index: jax.Array, axis: int) -> jax.Array:

@@ -58,6 +58,14 @@ def _rotated(word: jax.Array, bits: int) -> jax.Array:
     return lax.bitwise_or(lax.shift_left(word, left), lax.shift_right_logical(word, right))
 
 
+def fold_in(key: jax.Array, count: int) -> jax.Array:
+    """``jax.random.fold_in``, whose rolled loop takes a program more time to compile."""
+    data = jax.random.key_data(key)
+    data = jnp.stack(words((data[0], data[1]), jnp.uint32(count)))
+    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(data, impl="threefry2x32") if is_typed else data
+
+
 def bits(
     key: jax.Array, shape: tuple[int, ...], sharding: NamedSharding | None = None
 ) -> jax.Array:
