@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._draw import draw, draw_with_scores, has_blocks
+from gs_modules._draw import draw, draw_with_scores, has_blocks, one_hot_sample
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     computing_logits,
@@ -24,6 +24,7 @@ from gs_modules._relaxed import (
     perturbed,
     relaxed,
     row_index,
+    softmax_tangent,
     tempered_softmax,
     with_derivative_of,
 )
@@ -234,12 +235,8 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
         return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     if hard:
-        index, scores = draw_with_scores(key, logits, axis)
-        soft = tempered_softmax(logits, scores, temperature, axis)
-        soft = with_derivative_of(one_hot(index, logits, temperature, axis), soft)
-    else:
-        soft = relaxed(logits, class_noise_like(key, logits, axis), temperature, axis)
-    return soft.astype(dtype)
+        return one_hot_sample(key, logits, temperature, temperature, axis).astype(dtype)
+    return relaxed(logits, class_noise_like(key, logits, axis), temperature, axis).astype(dtype)
 
 
 def _has_kernel(key, logits, axis, hard):
@@ -249,7 +246,7 @@ def _has_kernel(key, logits, axis, hard):
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
     if _has_kernel(key, logits, axis, True):
-        return _gpu.first_argmax(key, _gpu.masked(logits, where))
+        return row_index(_gpu.draw(key, _gpu.masked(logits, where)), axis)
     return row_index(draw(key, computing_logits(logits, where), axis), axis)
 
 
@@ -263,27 +260,57 @@ def argmax_of_checked(logits, temperature, where, axis):
 
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
+    has_kernel = _has_kernel(key, logits, logits.ndim - 1, True)
+    logits = _gpu.masked(logits, where) if has_kernel else computing_logits(logits, where)
+    return _lookup(key, logits, table, temperature, has_kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _lookup(key, logits, table, temperature, has_kernel):
+    index = _gpu.draw(key, logits) if has_kernel else draw(key, logits, logits.ndim - 1)
+    return _chosen(table, index, temperature)
+
+
+@functools.partial(_lookup.defjvp, symbolic_zeros=True)
+def _lookup_jvp(has_kernel, primals, tangents):
+    """That of ``one_hot @ table``, with the relaxed sample for the one-hot one."""
+    key, logits, table, temperature = primals
+    _, logits_tangent, table_tangent, temperature_tangent = map(none_if_zero, tangents)
     axis = logits.ndim - 1
-    if _has_kernel(key, logits, axis, True):
-        index, soft = _gpu.index_and_relaxed(key, _gpu.masked(logits, where), temperature)
+    if has_kernel:
+        index = _gpu.draw(key, logits)
+        soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
     else:
-        logits = computing_logits(logits, where)
         index, scores = draw_with_scores(key, logits, axis)
         soft = tempered_softmax(logits, scores, temperature, axis)
+    rows, chosen = _chosen(table, index, temperature)
+    tangent = jnp.zeros_like(rows)
+    if table_tangent is not None:
+        tangent += _rows(table_tangent, chosen)
+    if logits_tangent is not None or temperature_tangent is not None:
+        of_soft = softmax_tangent(soft, temperature, logits_tangent, temperature_tangent, axis)
+        wide = max(soft.dtype, table.dtype, key=lambda dtype: dtype.itemsize)
+        product = jnp.tensordot(of_soft.astype(wide), table.astype(wide), axes=1)
+        is_nan = _like_rows(is_nan_row(index, temperature)[..., 0], table)
+        tangent += jnp.where(is_nan, 0, product).astype(table.dtype)
+    return (rows, chosen), (tangent, np.zeros(chosen.shape, jax.dtypes.float0))
+
+
+def _chosen(table, index, temperature):
+    """The rows and the index that ``gumbel_lookup`` gives for an index of ``first_argmax``."""
     is_nan = is_nan_row(index, temperature)
     index = jnp.where(is_nan, -1, index)[..., 0]
-    is_nan = is_nan[..., 0].reshape(*index.shape, *(1 for _ in table.shape[1:]))
-    rows = _chosen_rows(table, index, soft)
-    return jnp.where(is_nan, jnp.nan, rows), index
+    return jnp.where(_like_rows(is_nan[..., 0], table), jnp.nan, _rows(table, index)), index
 
 
-@jax.custom_jvp
-def _chosen_rows(table, index, soft):
-    """``table[index]``, zero for -1, with the derivative of ``one_hot @ table``, soft for hard."""
-    del soft
-    is_chosen = (index >= 0).reshape(*index.shape, *(1 for _ in table.shape[1:]))
+def _rows(table, index):
+    """``table[index]``, zero for -1."""
     rows = table.at[jnp.maximum(index, 0)].get(out_sharding=_of_rows(index, table.ndim - 1))
-    return jnp.where(is_chosen, rows, 0)
+    return jnp.where(_like_rows(index >= 0, table), rows, 0)
+
+
+def _like_rows(mask, table):
+    return mask.reshape(*mask.shape, *(1 for _ in table.shape[1:]))
 
 
 def _of_rows(index: jax.Array, trailing: int) -> NamedSharding | None:
@@ -292,18 +319,3 @@ def _of_rows(index: jax.Array, trailing: int) -> NamedSharding | None:
     if sharding is None:
         return None
     return sharding.update(spec=PartitionSpec(*sharding.spec, *[None] * trailing))
-
-
-@functools.partial(_chosen_rows.defjvp, symbolic_zeros=True)
-def _chosen_rows_jvp(primals, tangents):
-    table, index, soft = primals
-    table_tangent, _, soft_tangent = map(none_if_zero, tangents)
-    rows = _chosen_rows(table, index, soft)
-    tangent = jnp.zeros_like(rows)
-    if table_tangent is not None:
-        tangent += _chosen_rows(table_tangent, index, soft)
-    if soft_tangent is not None:
-        wide = max(soft.dtype, table.dtype, key=lambda dtype: dtype.itemsize)
-        product = jnp.tensordot(soft_tangent.astype(wide), table.astype(wide), axes=1)
-        tangent += product.astype(table.dtype)
-    return rows, tangent

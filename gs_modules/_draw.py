@@ -8,6 +8,7 @@ of classes and the kind of key decide, never devices and never whether a gradien
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -28,8 +29,11 @@ from gs_modules._relaxed import (
     first_argmax,
     is_at,
     is_divided,
+    one_hot,
     perturbed,
     row_max,
+    softmax_tangent,
+    tempered_softmax,
 )
 
 MANY = 1000
@@ -66,6 +70,33 @@ def draw_with_scores(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.
     from_largest = perturbed(logits, None, axis)
     is_drawn = is_at(index, logits, axis)
     return index, scores_given(is_drawn, smallest, others, from_largest, total)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def one_hot_sample(
+    key: jax.Array,
+    logits: jax.Array,
+    temperature: jax.Array,
+    backward_temperature: jax.Array,
+    axis: int,
+) -> jax.Array:
+    """The one-hot of ``draw``, with the derivative of the relaxed sample at the second temperature.
+
+    Without a derivative, no scores are drawn, traced or compiled.
+    """
+    del backward_temperature
+    return one_hot(draw(key, logits, axis), logits, temperature, axis)
+
+
+@functools.partial(one_hot_sample.defjvp, symbolic_zeros=True)
+def _one_hot_sample_jvp(axis, primals, tangents):
+    key, logits, temperature, backward_temperature = primals
+    _, logits_tangent, _, temperature_tangent = tangents
+    index, scores = draw_with_scores(key, logits, axis)
+    soft = tempered_softmax(logits, scores, backward_temperature, axis)
+    sample = one_hot(index, logits, temperature, axis)
+    tangents = logits_tangent, temperature_tangent
+    return sample, softmax_tangent(soft, backward_temperature, *tangents, axis)
 
 
 def key_of_others(key: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 
 from gs_modules import _arguments
 from gs_modules._categorical import argmax_of_checked, sample_of_checked
-from gs_modules._draw import draw, draw_with_scores, key_of_others, scores_given
+from gs_modules._draw import draw, key_of_others, one_hot_sample, scores_given
 from gs_modules._noise import class_noise_like, exponential_noises_like
 from gs_modules._relaxed import (
     computing_logits,
@@ -149,9 +149,7 @@ class DecoupledStraightThrough(_CategoricalEstimator):
     def _sample(self, key, logits, temperature, axis):
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
         if self.hard:
-            index, scores = draw_with_scores(key, logits, axis)
-            surrogate = tempered_softmax(logits, scores, backward_temperature, axis)
-            return with_derivative_of(one_hot(index, logits, temperature, axis), surrogate)
+            return one_hot_sample(key, logits, temperature, backward_temperature, axis)
         noise = class_noise_like(key, logits, axis)
         surrogate = relaxed(logits, noise, backward_temperature, axis)
         sample = relaxed(lax.stop_gradient(logits), noise, temperature, axis)

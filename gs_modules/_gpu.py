@@ -80,26 +80,15 @@ def _sample_jvp(hard, dtype, primals, tangents):
     return sample, _relaxed.softmax_tangent(soft, temperature, *tangents, soft.ndim - 1, dtype)
 
 
-def index_and_relaxed(
-    key: jax.Array, logits: jax.Array, temperature: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The index of ``_relaxed.first_argmax``, and the relaxed ``sample`` in float32."""
-    soft = sample(key, logits, temperature, False, jnp.float32)
-    return _first_argmax(key, logits)[..., None], soft
+def draw(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """The index of a hard ``sample``, as ``_relaxed.first_argmax`` gives it."""
 
-
-def first_argmax(key: jax.Array, logits: jax.Array) -> jax.Array:
-    """The index of a hard ``sample``; -1 for a row without a class or with NaN."""
-    return jnp.maximum(_first_argmax(key, logits), -1)
-
-
-def _first_argmax(key, logits):
     def by_xla(data, logits):
         scores = _relaxed.perturbed(*_logits_and_noise(data, logits), logits.ndim - 1)
         return _relaxed.first_argmax(scores, scores.ndim - 1)[..., 0]
 
     args = jax.random.key_data(_typed(key)), lax.stop_gradient(logits)
-    return _kernels.by_platform(_kernels.fused().first_argmax, by_xla, *args)
+    return _kernels.by_platform(_kernels.fused().first_argmax, by_xla, *args)[..., None]
 
 
 def _logits_and_noise(data: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
