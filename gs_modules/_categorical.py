@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._draw import draw, draw_with_scores, has_blocks, one_hot_sample
+from gs_modules._draw import draw, hard_sample, has_blocks, scores
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     computing_logits,
@@ -235,7 +235,7 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
         return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     if hard:
-        return one_hot_sample(key, logits, temperature, temperature, axis).astype(dtype)
+        return hard_sample(key, logits, temperature, temperature, axis).astype(dtype)
     return relaxed(logits, class_noise_like(key, logits, axis), temperature, axis).astype(dtype)
 
 
@@ -247,7 +247,7 @@ def _has_kernel(key, logits, axis, hard):
 def _gumbel_max(key, logits, axis, where):
     if _has_kernel(key, logits, axis, True):
         return row_index(_gpu.draw(key, _gpu.masked(logits, where)), axis)
-    return row_index(draw(key, computing_logits(logits, where), axis), axis)
+    return row_index(draw(key, computing_logits(logits, where), axis)[0], axis)
 
 
 @functools.partial(jax.jit, static_argnums=3, inline=True)
@@ -260,29 +260,33 @@ def argmax_of_checked(logits, temperature, where, axis):
 
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
-    has_kernel = _has_kernel(key, logits, logits.ndim - 1, True)
-    logits = _gpu.masked(logits, where) if has_kernel else computing_logits(logits, where)
-    return _lookup(key, logits, table, temperature, has_kernel)
+    axis = logits.ndim - 1
+    if _has_kernel(key, logits, axis, True):
+        logits = _gpu.masked(logits, where)
+        index, given = _gpu.draw(key, logits), None
+    else:
+        logits = computing_logits(logits, where)
+        index, given = draw(key, logits, axis)
+    return _lookup(key, logits, table, temperature, index, given)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _lookup(key, logits, table, temperature, has_kernel):
-    index = _gpu.draw(key, logits) if has_kernel else draw(key, logits, logits.ndim - 1)
+@jax.custom_jvp
+def _lookup(key, logits, table, temperature, index, given):
+    del key, logits, given
     return _chosen(table, index, temperature)
 
 
 @functools.partial(_lookup.defjvp, symbolic_zeros=True)
-def _lookup_jvp(has_kernel, primals, tangents):
+def _lookup_jvp(primals, tangents):
     """That of ``one_hot @ table``, with the relaxed sample for the one-hot one."""
-    key, logits, table, temperature = primals
-    _, logits_tangent, table_tangent, temperature_tangent = map(none_if_zero, tangents)
+    key, logits, table, temperature, index, given = primals
+    _, logits_tangent, table_tangent, temperature_tangent, *_ = map(none_if_zero, tangents)
     axis = logits.ndim - 1
-    if has_kernel:
-        index = _gpu.draw(key, logits)
+    if given is None:
         soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
     else:
-        index, scores = draw_with_scores(key, logits, axis)
-        soft = tempered_softmax(logits, scores, temperature, axis)
+        perturbed_logits = scores(key, logits, index, given, axis)
+        soft = tempered_softmax(logits, perturbed_logits, temperature, axis)
     rows, chosen = _chosen(table, index, temperature)
     tangent = jnp.zeros_like(rows)
     if table_tangent is not None:
@@ -293,7 +297,7 @@ def _lookup_jvp(has_kernel, primals, tangents):
         product = jnp.tensordot(of_soft.astype(wide), table.astype(wide), axes=1)
         is_nan = _like_rows(is_nan_row(index, temperature)[..., 0], table)
         tangent += jnp.where(is_nan, 0, product).astype(table.dtype)
-    return (rows, chosen), (tangent, np.zeros(chosen.shape, jax.dtypes.float0))
+    return (rows, chosen), (tangent, jnp.zeros_like(chosen, jax.dtypes.float0))
 
 
 def _chosen(table, index, temperature):

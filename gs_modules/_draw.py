@@ -50,53 +50,67 @@ LARGEST_BLOCK = 2**16 - 1
 """So many integers of at most 2**15 add up to less than 2**31."""
 
 
-def draw(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
-    """The index of the drawn class, as ``first_argmax`` gives it."""
+Given = jax.Array | tuple[jax.Array, jax.Array]
+"""Of a draw: the perturbed logits; if by blocks, what those of all classes are drawn by later."""
+
+
+def draw(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, Given]:
+    """The index of the drawn class, as ``first_argmax`` gives it, and what ``scores`` needs."""
     logits = lax.stop_gradient(logits)
     if has_blocks(key, logits, axis):
-        return _drawn_by_blocks(key, logits, axis)[0]
-    noise = class_noise_like(key, logits, axis)
-    return first_argmax(perturbed(logits, noise, axis), axis)
+        return _drawn_by_blocks(key, logits, axis)
+    perturbed_logits = perturbed(logits, class_noise_like(key, logits, axis), axis)
+    return first_argmax(perturbed_logits, axis), perturbed_logits
 
 
-def draw_with_scores(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """As ``draw``, and perturbed logits by which this class is drawn."""
+def scores(
+    key: jax.Array, logits: jax.Array, index: jax.Array, given: Given, axis: int
+) -> jax.Array:
+    """Perturbed logits by which this class is drawn."""
+    if not isinstance(given, tuple):
+        return given
+    smallest, total = given
     logits = lax.stop_gradient(logits)
-    if not has_blocks(key, logits, axis):
-        scores = perturbed(logits, class_noise_like(key, logits, axis), axis)
-        return first_argmax(scores, axis), scores
-    index, smallest, total = _drawn_by_blocks(key, logits, axis)
     others = exponential_noise_like(key_of_others(key), logits)
     from_largest = perturbed(logits, None, axis)
-    is_drawn = is_at(index, logits, axis)
-    return index, scores_given(is_drawn, smallest, others, from_largest, total)
+    return scores_given(is_at(index, logits, axis), smallest, others, from_largest, total)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def one_hot_sample(
+def one_hot_draw(key: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
+    """The one-hot of a draw, without a derivative."""
+    return one_hot(draw(key, logits, axis)[0], logits, temperature, axis)
+
+
+def hard_sample(
     key: jax.Array,
     logits: jax.Array,
     temperature: jax.Array,
     backward_temperature: jax.Array,
     axis: int,
 ) -> jax.Array:
-    """The one-hot of ``draw``, with the derivative of the relaxed sample at the second temperature.
+    """The one-hot of a draw, with the derivative of the relaxed sample at the second temperature.
 
-    Without a derivative, no scores are drawn, traced or compiled.
+    Scores are drawn, traced and compiled for a derivative alone.
     """
-    del backward_temperature
-    return one_hot(draw(key, logits, axis), logits, temperature, axis)
+    index, given = draw(key, logits, axis)
+    return _hard_sample(key, logits, temperature, backward_temperature, index, given, axis)
 
 
-@functools.partial(one_hot_sample.defjvp, symbolic_zeros=True)
-def _one_hot_sample_jvp(axis, primals, tangents):
-    key, logits, temperature, backward_temperature = primals
-    _, logits_tangent, _, temperature_tangent = tangents
-    index, scores = draw_with_scores(key, logits, axis)
-    soft = tempered_softmax(logits, scores, backward_temperature, axis)
-    sample = one_hot(index, logits, temperature, axis)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
+def _hard_sample(key, logits, temperature, backward_temperature, index, given, axis):
+    del key, backward_temperature, given
+    return one_hot(index, logits, temperature, axis)
+
+
+@functools.partial(_hard_sample.defjvp, symbolic_zeros=True)
+def _hard_sample_jvp(axis, primals, tangents):
+    key, logits, temperature, backward_temperature, index, given = primals
+    _, logits_tangent, _, temperature_tangent, _, _ = tangents
+    perturbed_logits = scores(key, logits, index, given, axis)
+    soft = tempered_softmax(logits, perturbed_logits, backward_temperature, axis)
     tangents = logits_tangent, temperature_tangent
-    return sample, softmax_tangent(soft, backward_temperature, *tangents, axis)
+    tangent = softmax_tangent(soft, backward_temperature, *tangents, axis)
+    return one_hot(index, logits, temperature, axis), tangent
 
 
 def key_of_others(key: jax.Array) -> jax.Array:
@@ -127,7 +141,7 @@ def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
 
 
 def _drawn_by_blocks(key, logits, axis):
-    """The index, the smallest of the exponentials by which it is drawn, and the sum of
+    """The index, and the smallest of the exponentials by which it is drawn with the sum of
     ``exp(logits - row maximum)``; each of a row.
     """
     division = Division(logits.shape[axis])
@@ -139,11 +153,11 @@ def _drawn_by_blocks(key, logits, axis):
     log_mass = _log_mass(blocks, axis)
     block = first_argmax(log_mass + jnp.expand_dims(of_blocks, axis + 1), axis)
     inside = _inside(blocks, block, axis)
-    scores = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
-    position = first_argmax(scores, axis + 1)
+    inside = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
+    position = first_argmax(inside, axis + 1)
     index = jnp.where(block < 0, block, division.index(block, position))
     total = jnp.sum(jnp.exp(log_mass), axis)
-    return jnp.squeeze(index, axis + 1), jnp.exp(-of_smallest), total
+    return jnp.squeeze(index, axis + 1), (jnp.exp(-of_smallest), total)
 
 
 def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:

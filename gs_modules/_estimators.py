@@ -19,11 +19,10 @@ from jax.typing import ArrayLike
 
 from gs_modules import _arguments
 from gs_modules._categorical import argmax_of_checked, sample_of_checked
-from gs_modules._draw import draw, key_of_others, one_hot_sample, scores_given
+from gs_modules._draw import hard_sample, key_of_others, one_hot_draw, scores_given
 from gs_modules._noise import class_noise_like, exponential_noises_like
 from gs_modules._relaxed import (
     computing_logits,
-    one_hot,
     perturbed,
     relaxed,
     tempered_softmax,
@@ -115,7 +114,7 @@ class StraightThrough(_CategoricalEstimator):
     """
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
+        drawn = one_hot_draw(key, logits, temperature, axis)
         return with_derivative_of(drawn, relaxed(logits, None, temperature, axis))
 
 
@@ -149,7 +148,7 @@ class DecoupledStraightThrough(_CategoricalEstimator):
     def _sample(self, key, logits, temperature, axis):
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
         if self.hard:
-            return one_hot_sample(key, logits, temperature, backward_temperature, axis)
+            return hard_sample(key, logits, temperature, backward_temperature, axis)
         noise = class_noise_like(key, logits, axis)
         surrogate = relaxed(logits, noise, backward_temperature, axis)
         sample = relaxed(lax.stop_gradient(logits), noise, temperature, axis)
@@ -182,7 +181,7 @@ class GumbelRao(_CategoricalEstimator):
         object.__setattr__(self, "num_samples", count)
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
+        drawn = one_hot_draw(key, logits, temperature, axis)
         from_largest = perturbed(lax.stop_gradient(logits), None, axis)
         total = jnp.sum(jnp.exp(from_largest), axis, keepdims=True)
 
@@ -222,7 +221,7 @@ class GappedStraightThrough(_CategoricalEstimator):
         object.__setattr__(self, "gap", value)
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
+        drawn = one_hot_draw(key, logits, temperature, axis)
         # As logits - max: the drawn one becomes 0, the others at most -gap.
         below_max = perturbed(lax.stop_gradient(logits), None, axis)
         gapped = jnp.where(drawn == 1, 0, jnp.minimum(below_max, -self.gap))
@@ -256,7 +255,7 @@ class ReinMax(_CategoricalEstimator):
             )
 
     def _sample(self, key, logits, temperature, axis):
-        drawn = one_hot(draw(key, logits, axis), logits, temperature, axis)
+        drawn = one_hot_draw(key, logits, temperature, axis)
         one = jnp.ones((), logits.dtype)
         smoothed = relaxed(lax.stop_gradient(logits), None, lax.stop_gradient(temperature), axis)
         log_p_drawn = jnp.log((smoothed + drawn) / 2)

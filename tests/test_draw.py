@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import special, stats
 
 import gs_modules as gs
-from gs_modules._draw import LARGEST_BLOCK, MANY, SHARDS, Division, _log_mass, draw_with_scores
+from gs_modules._draw import LARGEST_BLOCK, MANY, SHARDS, Division, _log_mass, draw, scores
 
 KEY = jax.random.key(23)
 FALSE_ALARM = 1e-6
@@ -104,27 +104,28 @@ def test_the_scores_given_the_class_have_the_unconditional_law():
     rows = 4000
 
     @jax.jit
-    def draw(key):
+    def index_and_scores(key):
         same = jnp.broadcast_to(jnp.asarray(LOGITS), (rows, LOGITS.size))
-        return draw_with_scores(key, same, 1)
+        index, given = draw(key, same, 1)
+        return index, scores(key, same, index, given, 1)
 
-    index, scores = map(np.asarray, draw(KEY))
-    assert np.all(scores <= 0) and np.all((scores == 0).sum(1) == 1)
-    np.testing.assert_array_equal(scores.argmax(1), index[:, 0])
+    index, given = map(np.asarray, index_and_scores(KEY))
+    assert np.all(given <= 0) and np.all((given == 0).sum(1) == 1)
+    np.testing.assert_array_equal(given.argmax(1), index[:, 0])
     noise = np.random.default_rng(2).gumbel(size=(rows, LOGITS.size))
     expected = LOGITS + noise
     expected -= expected.max(1, keepdims=True)
-    second = [np.partition(found, -2, axis=1)[:, -2] for found in (scores, expected)]
-    a_class = [found[:, LOGITS.argmax()] for found in (scores, expected)]
-    exps = [special.logsumexp(found, axis=1) for found in (scores, expected)]
+    second = [np.partition(found, -2, axis=1)[:, -2] for found in (given, expected)]
+    a_class = [found[:, LOGITS.argmax()] for found in (given, expected)]
+    exps = [special.logsumexp(found, axis=1) for found in (given, expected)]
     for found, value in (second, a_class, exps):
         assert stats.ks_2samp(found, value).pvalue > FALSE_ALARM
 
 
 def test_the_derivative_is_that_of_the_softmax_of_these_scores():
     logits, weights = (jnp.asarray(x) for x in (LOGITS[None], LOGITS[None, ::-1]))
-    _, scores = draw_with_scores(KEY, logits, 1)
-    soft = special.softmax(np.asarray(scores, np.float64) / 0.7)
+    given = scores(KEY, logits, *draw(KEY, logits, 1), 1)
+    soft = special.softmax(np.asarray(given, np.float64) / 0.7)
     w = np.asarray(weights, np.float64)
     expected = soft * (w - (soft * w).sum()) / 0.7
 
@@ -133,7 +134,7 @@ def test_the_derivative_is_that_of_the_softmax_of_these_scores():
 
     found, to_temperature = jax.grad(loss, (0, 1))(logits, 0.7)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    of_temperature = -(expected * np.asarray(scores) / 0.7).sum()
+    of_temperature = -(expected * np.asarray(given) / 0.7).sum()
     np.testing.assert_allclose(to_temperature, of_temperature, rtol=1e-4)
     tangent = jax.jvp(lambda x: loss(x, 0.7), (logits,), (jnp.ones_like(logits),))[1]
     np.testing.assert_allclose(tangent, expected.sum(), atol=1e-4)
