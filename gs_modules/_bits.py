@@ -98,10 +98,10 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
         return lax.complex(*(signed_distance(bits, jnp.float32) for bits in halves.words(key)))
 
     def zeros(keys):
-        zero = (jnp.max(keys, initial=0) * 0).astype(jnp.complex64)
+        zero = (_word(keys) * 0).astype(jnp.complex64)
         return lax.broadcast(zero, (*keys.shape[:-1], *halves.in_twos))
 
-    word = jnp.max(keys, initial=0)
+    word = _word(keys)
     pairs = apart(_of_each(distances, keys), zeros, word, keys)
     pairs = pairs.reshape(*keys.shape[:-1], *halves.merged)
     return apart(functools.partial(_of_parts, of_uniform), lambda pairs: pairs, word, pairs)
@@ -139,7 +139,7 @@ def _of_each(function: Callable, keys: jax.Array) -> Callable:
 
 def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
     result = jax.eval_shape(function, keys)
-    word = jnp.max(keys, initial=0)  # of no keys, 0
+    word = _word(keys)
 
     def otherwise(keys):
         del keys
@@ -147,6 +147,11 @@ def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.A
         return lax.broadcast(number, result.shape, out_sharding=result.sharding)
 
     return apart(function, otherwise, word, keys)
+
+
+def _word(keys: jax.Array) -> jax.Array:
+    """Of all keys, one word; of none, 0."""
+    return jnp.max(keys[..., 1], initial=0)
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._draw import draw, hard_sample, has_blocks, scores
+from gs_modules._draw import draw, hard_sample, has_blocks, relaxed_by_draw
 from gs_modules._noise import class_noise_like, explicit_sharding
 from gs_modules._relaxed import (
     computing_logits,
@@ -25,7 +25,6 @@ from gs_modules._relaxed import (
     relaxed,
     row_index,
     softmax_tangent,
-    tempered_softmax,
     with_derivative_of,
 )
 
@@ -285,8 +284,7 @@ def _lookup_jvp(primals, tangents):
     if given is None:
         soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
     else:
-        perturbed_logits = scores(key, logits, index, given, axis)
-        soft = tempered_softmax(logits, perturbed_logits, temperature, axis)
+        soft = relaxed_by_draw(key, logits, temperature, index, given, axis)
     rows, chosen = _chosen(table, index, temperature)
     tangent = jnp.zeros_like(rows)
     if table_tangent is not None:

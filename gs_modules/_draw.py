@@ -50,7 +50,7 @@ LARGEST_BLOCK = 2**16 - 1
 """So many integers of at most 2**15 add up to less than 2**31."""
 
 
-Given = jax.Array | tuple[jax.Array, jax.Array]
+Given = jax.Array | tuple[jax.Array, jax.Array, jax.Array]
 """Of a draw: the perturbed logits; if by blocks, what those of all classes are drawn by later."""
 
 
@@ -69,11 +69,25 @@ def scores(
     """Perturbed logits by which this class is drawn."""
     if not isinstance(given, tuple):
         return given
-    smallest, total = given
+    smallest, total, largest = given
     logits = lax.stop_gradient(logits)
     others = exponential_noise_like(key_of_others(key), logits)
-    from_largest = perturbed(logits, None, axis)
+    from_largest = perturbed(logits, None, axis, largest)
     return scores_given(is_at(index, logits, axis), smallest, others, from_largest, total)
+
+
+def relaxed_by_draw(
+    key: jax.Array,
+    logits: jax.Array,
+    temperature: jax.Array,
+    index: jax.Array,
+    given: Given,
+    axis: int,
+) -> jax.Array:
+    """The relaxed sample of these scores."""
+    largest = given[2] if isinstance(given, tuple) else None
+    perturbed_logits = scores(key, logits, index, given, axis)
+    return tempered_softmax(logits, perturbed_logits, temperature, largest, axis)
 
 
 def one_hot_draw(key: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
@@ -106,8 +120,7 @@ def _hard_sample(key, logits, temperature, backward_temperature, index, given, a
 def _hard_sample_jvp(axis, primals, tangents):
     key, logits, temperature, backward_temperature, index, given = primals
     _, logits_tangent, _, temperature_tangent, _, _ = tangents
-    perturbed_logits = scores(key, logits, index, given, axis)
-    soft = tempered_softmax(logits, perturbed_logits, backward_temperature, axis)
+    soft = relaxed_by_draw(key, logits, backward_temperature, index, given, axis)
     tangents = logits_tangent, temperature_tangent
     tangent = softmax_tangent(soft, backward_temperature, *tangents, axis)
     return one_hot(index, logits, temperature, axis), tangent
@@ -115,8 +128,9 @@ def _hard_sample_jvp(axis, primals, tangents):
 
 def key_of_others(key: jax.Array) -> jax.Array:
     """The key of the noises given the class, beside ``key``, which draws the class."""
-    fold_in = _threefry.fold_in if _threefry.is_threefry(key) else jax.random.fold_in
-    return fold_in(key, LAST_COUNT)
+    if _threefry.is_threefry(key):
+        return _threefry.other_key(key)
+    return jax.random.fold_in(key, LAST_COUNT)
 
 
 def scores_given(
@@ -141,8 +155,8 @@ def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
 
 
 def _drawn_by_blocks(key, logits, axis):
-    """The index, and the smallest of the exponentials by which it is drawn with the sum of
-    ``exp(logits - row maximum)``; each of a row.
+    """The index, and of each row the smallest of the exponentials by which it is drawn, the sum of
+    ``exp(logits - row maximum)``, and this maximum.
     """
     division = Division(logits.shape[axis])
     noise = gumbel_noise_of_rows(key, division.blocks + division.size + 1, logits, axis)
@@ -150,18 +164,21 @@ def _drawn_by_blocks(key, logits, axis):
         noise, (division.blocks, division.blocks + division.size), axis
     )
     blocks = division.divided(logits, axis)
-    log_mass = _log_mass(blocks, axis)
+    log_mass, largest = _log_mass(blocks, axis)
     block = first_argmax(log_mass + jnp.expand_dims(of_blocks, axis + 1), axis)
     inside = _inside(blocks, block, axis)
     inside = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
     position = first_argmax(inside, axis + 1)
     index = jnp.where(block < 0, block, division.index(block, position))
     total = jnp.sum(jnp.exp(log_mass), axis)
-    return jnp.squeeze(index, axis + 1), (jnp.exp(-of_smallest), total)
+    index, largest = (jnp.squeeze(of_row, axis + 1) for of_row in (index, largest))
+    return index, (jnp.exp(-of_smallest), total, largest)
 
 
-def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
-    """``log(sum(exp(logits - row maximum)))`` over each block; equal infinite logits share it.
+def _log_mass(blocks: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """``log(sum(exp(logits - row maximum)))`` over each block, and this maximum.
+
+    Equal infinite logits share the mass.
 
     The exponentials are added as integers, of 30 bits below the largest of the block, in two sums
     that cannot overflow in a block of ``LARGEST_BLOCK``. To whatever shards and vectors the
@@ -185,7 +202,8 @@ def _log_mass(blocks: jax.Array, axis: int) -> jax.Array:
     mass = jnp.where(mass == 0, 1, mass)
     log_mass = jnp.where(largest == -jnp.inf, -jnp.inf, jnp.log(mass))
     log_mass = jnp.where(jnp.expand_dims(is_nan, axis + 1), jnp.nan, log_mass)
-    return perturbed(largest, None, axis) + log_mass
+    of_row = row_max(largest, axis)
+    return perturbed(largest, None, axis, of_row) + log_mass, of_row
 
 
 def _inside(blocks: jax.Array, block: jax.Array, axis: int) -> jax.Array:

@@ -188,7 +188,7 @@ class GumbelRao(_CategoricalEstimator):
         def conditioned(noise):
             smallest = jnp.sum(jnp.where(drawn == 1, noise, 0), axis, keepdims=True)
             scores = scores_given(drawn == 1, smallest, noise, from_largest, total)
-            return tempered_softmax(logits, scores, temperature, axis)
+            return tempered_softmax(logits, scores, temperature, None, axis)
 
         noise = exponential_noises_like(key_of_others(key), self.num_samples, logits)
         mean = jax.vmap(conditioned)(noise).mean(0)

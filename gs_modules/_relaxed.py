@@ -76,12 +76,14 @@ def is_divided(array: jax.Array, axis: int) -> bool:
     return sharding is not None and sharding.spec[axis] is not None
 
 
-def perturbed(logits: jax.Array, noise: jax.Array | None, axis: int) -> jax.Array:
+def perturbed(
+    logits: jax.Array, noise: jax.Array | None, axis: int, largest: jax.Array | None = None
+) -> jax.Array:
     """The scores, ``(logits - row maximum) + noise``: added to 1e9, the noise would be lost.
 
-    Equal infinite logits share the mass.
+    Equal infinite logits share the mass. ``largest`` is the maximum of a row, if it is known.
     """
-    largest = row_max(logits, axis)
+    largest = row_max(logits, axis) if largest is None else largest
     shifted = logits - jnp.where(largest == -jnp.inf, 0, largest)
     none = jnp.zeros_like(logits)  # and sharded as they are, which noise of rows is not
     noise = none if noise is None else none + noise
@@ -180,16 +182,25 @@ def relaxed(
 ) -> jax.Array:
     """``softmax(scores / temperature)``; exactly 0 where a class is excluded."""
     scores = perturbed(lax.stop_gradient(logits), noise, axis)
-    return tempered_softmax(logits, scores, temperature, axis)
+    return tempered_softmax(logits, scores, temperature, None, axis)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def tempered_softmax(
-    logits: jax.Array, scores: jax.Array, temperature: jax.Array, axis: int
+    logits: jax.Array,
+    scores: jax.Array,
+    temperature: jax.Array,
+    largest_logit: jax.Array | None,
+    axis: int,
 ) -> jax.Array:
-    """``softmax(scores / temperature)``, derived as if of ``logits``."""
+    """``softmax(scores / temperature)``, derived as if of ``logits``.
+
+    ``largest_logit`` is the maximum of a row, if it is known.
+    """
+    if largest_logit is None:
+        largest_logit = row_max(logits, axis)
     # A wrong temperature makes a row NaN, but not one without a class.
-    is_empty = row_max(logits, axis) == -jnp.inf
+    is_empty = largest_logit == -jnp.inf
     inverse = jnp.where(is_empty, 1, 1 / positive_or_nan(temperature))
     info = jnp.finfo(scores.dtype)
     largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
