@@ -71,7 +71,8 @@ def drawn(
 
     def by_cpu(keys):
         if is_wide or sharding is not None or math.prod(shape) == 1:
-            return _apart(_of_each(functools.partial(one_by_one, log_of_normal), keys), keys)
+            noises = _of_each(functools.partial(one_by_one, log_of_normal), keys)
+            return _apart(noises, keys, jax.eval_shape(noises, keys))
         halves = _threefry.Halves(shape)
         is_few = math.prod(keys.shape[:-1]) * math.prod(shape) <= FEW
         pairs = _few_pairs if is_few else _pairs
@@ -97,14 +98,11 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
     def distances(key):
         return lax.complex(*(signed_distance(bits, jnp.float32) for bits in halves.words(key)))
 
-    def zeros(keys):
-        zero = (_word(keys) * 0).astype(jnp.complex64)
-        return lax.broadcast(zero, (*keys.shape[:-1], *halves.in_twos))
-
-    word = _word(keys)
-    pairs = apart(_of_each(distances, keys), zeros, word, keys)
-    pairs = pairs.reshape(*keys.shape[:-1], *halves.merged)
-    return apart(functools.partial(_of_parts, of_uniform), lambda pairs: pairs, word, pairs)
+    of_keys = keys.shape[:-1]
+    result = jax.ShapeDtypeStruct((*of_keys, *halves.in_twos), jnp.complex64)
+    pairs = _apart(_of_each(distances, keys), keys, result).reshape(*of_keys, *halves.merged)
+    noises = functools.partial(_of_parts, of_uniform)
+    return apart(noises, lambda pairs: pairs, _word(keys), pairs)
 
 
 def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
@@ -137,16 +135,14 @@ def _of_each(function: Callable, keys: jax.Array) -> Callable:
     return function
 
 
-def _apart(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
-    result = jax.eval_shape(function, keys)
-    word = _word(keys)
-
+def _apart(
+    function: Callable[[jax.Array], jax.Array], keys: jax.Array, result: jax.ShapeDtypeStruct
+) -> jax.Array:
     def otherwise(keys):
-        del keys
-        number = word.astype(result.dtype)
+        number = _word(keys).astype(result.dtype)
         return lax.broadcast(number, result.shape, out_sharding=result.sharding)
 
-    return apart(function, otherwise, word, keys)
+    return apart(function, otherwise, _word(keys), keys)
 
 
 def _word(keys: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ MANY = 1000
 """Classes up to which a hard sample attains the maximum of the soft one of the same key."""
 
 LAST_COUNT = 2**32 - 1
-"""The count of threefry from which no array of a possible size has a random number."""
+"""Folded into a key that is not of threefry; a step or an example has a smaller count."""
 
 SHARDS = 8
 """Of how many the blocks keep the bounds, if they are of one size."""

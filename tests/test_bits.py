@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gs_modules._bits import drawn, log_of_normal
 from gs_modules._loops import FEW
+from gs_modules._threefry import OTHER, other_key
 
 KEY = jax.random.key(11)
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -92,6 +93,17 @@ def test_old_style_keys_and_disabled_jit_draw_the_same():
         np.testing.assert_array_equal(distances_of(jax.random.key_data(KEY), shape), expected)
         with jax.disable_jit():
             np.testing.assert_array_equal(distances_of(KEY, shape), expected)
+
+
+def test_the_other_key_is_of_the_kind_of_the_first_and_draws_otherwise():
+    for key in (KEY, jax.random.key_data(KEY)):
+        other = other_key(key)
+        assert (other.dtype, other.shape) == (key.dtype, key.shape)
+        assert not np.any(distances_of(other, (1000,)) == distances_of(key, (1000,)))
+    keys = jax.random.split(KEY, 3)
+    data = jax.vmap(lambda key: jax.random.key_data(other_key(key)))(keys)
+    difference = np.asarray(data) ^ np.asarray(jax.random.key_data(keys))
+    np.testing.assert_array_equal(difference, [[OTHER, 0]] * 3)
 
 
 def test_vmap_over_keys_nested_and_of_any_axis():
