@@ -19,7 +19,7 @@ from gs_modules._loops import FEW, apart
 from gs_modules._noise import explicit_sharding
 
 SHORT = 16
-"""Classes that fill one vector of numbers or less."""
+"""Classes that fill one vector of numbers."""
 
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -210,12 +210,15 @@ def tempered_softmax(
         return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
     tempered = (scores - largest) * inverse
-    weights = jnp.exp(tempered) if scores.shape[axis] > SHORT else _exp_apart(tempered, temperature)
+    weights = _exp_of_rows(tempered, temperature, axis)
     return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
 
-def _exp_apart(array: jax.Array, scalar: jax.Array) -> jax.Array:
-    """``exp(array)``: fused with what short rows share, XLA on CPU computes it by number."""
+def _exp_of_rows(array: jax.Array, scalar: jax.Array, axis: int) -> jax.Array:
+    """``exp(array)``: fused with what a short row shares, XLA on CPU computes it by number."""
+    is_short = array.shape[axis] < SHORT or (array.size <= FEW and array.shape[axis] <= 2 * SHORT)
+    if not is_short:
+        return jnp.exp(array)
     word = lax.bitcast_convert_type(jnp.max(scalar).astype(jnp.float32), jnp.int32)
     by_cpu = functools.partial(apart, jnp.exp, jnp.zeros_like, word)
     return lax.platform_dependent(array, cpu=by_cpu, default=jnp.exp)

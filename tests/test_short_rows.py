@@ -41,7 +41,7 @@ def test_a_nan_of_either_sign_makes_its_row_nan_and_no_other(size, hard):
         np.testing.assert_array_equal(gs.gumbel_max(KEY, logits)[1::2], -1)
 
 
-@pytest.mark.parametrize("classes", [3, SHORT, SHORT + 1, 250])
+@pytest.mark.parametrize("classes", [3, SHORT - 1, SHORT, 2 * SHORT, 2 * SHORT + 1, 250])
 @pytest.mark.parametrize("numbers", [FEW, 3 * FEW], ids=["few", "many"])
 def test_samples_of_few_and_of_many_numbers_are_those_of_numpy(numbers, classes):
     logits = np.random.default_rng(classes).normal(size=(numbers // classes, classes))
