@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
@@ -158,6 +159,10 @@ def positive_temperature(
                 f"temperature must be positive and finite in {np.dtype(dtype).name}, "
                 f"got {temperature!r}"
             )
+    if value.dtype == jnp.float32 and dtype == jnp.float64:
+        # XLA on CPU would widen a subnormal number to zero.
+        is_positive = lax.bitcast_convert_type(jnp.asarray(value), jnp.int32) > 0
+        value = jnp.where(is_positive, jnp.maximum(value, jnp.finfo(jnp.float32).tiny), value)
     value = jnp.asarray(value, dtype)
     if value.ndim == 0:
         return value

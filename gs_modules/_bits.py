@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from gs_modules import _threefry
-from gs_modules._loops import FEW, PARTS, apart, in_place
+from gs_modules._loops import PARTS, apart, in_place, is_few, unknown_zero
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
@@ -72,10 +72,9 @@ def drawn(
     def by_cpu(keys):
         if is_wide or sharding is not None or math.prod(shape) == 1:
             noises = _of_each(functools.partial(one_by_one, log_of_normal), keys)
-            return _apart(noises, keys, jax.eval_shape(noises, keys))
+            return _apart_of_keys(noises, keys, jax.eval_shape(noises, keys))
         halves = _threefry.Halves(shape)
-        is_few = math.prod(keys.shape[:-1]) * math.prod(shape) <= FEW
-        pairs = _few_pairs if is_few else _pairs
+        pairs = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
         return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys))
 
     @custom_vmap
@@ -85,7 +84,7 @@ def drawn(
 
     @drawn_of.def_vmap
     def _more_keys(axis_size, in_batched, keys):
-        # Batched as it is, the condition would become a select, and fused again.
+        # Batched as it is, a condition would become a select, and fused again.
         del axis_size, in_batched
         return drawn_of(keys), True
 
@@ -100,25 +99,29 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
 
     of_keys = keys.shape[:-1]
     result = jax.ShapeDtypeStruct((*of_keys, *halves.in_twos), jnp.complex64)
-    pairs = _apart(_of_each(distances, keys), keys, result).reshape(*of_keys, *halves.merged)
+    pairs = _apart_of_keys(_of_each(distances, keys), keys, result)
+    pairs = pairs.reshape(*of_keys, *halves.merged)
     noises = functools.partial(_of_parts, of_uniform)
     return apart(noises, lambda pairs: pairs, _word(keys), pairs)
 
 
 def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
-    """As ``_pairs``, in one thread."""
+    """As ``_pairs``, in one thread and without a condition."""
 
     def of_key(key):
+        left, right = key
+
         def distances(i, _):
-            # Of the part as well, the sums of a key are computed in the loop, not in loops before.
-            left, right = key[0] ^ (i >> 31).astype(jnp.uint32), key[1]
-            words = halves.words_of_part((left, right), i)
+            # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in six others.
+            words = halves.words_of_part((left ^ (i >> 31).astype(jnp.uint32), right), i)
             return lax.complex(*(signed_distance(bits, jnp.float32) for bits in words))
 
-        zeros = lax.broadcast((key[0] * 0).astype(jnp.complex64), halves.parts)
-        pairs = in_place(distances, zeros).reshape(PARTS, -1)
+        zero = (left * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
+        pairs = in_place(distances, lax.broadcast(zero, halves.parts)).reshape(PARTS, -1)
         pairs = in_place(lambda _, part: _of_parts(of_uniform, part), pairs)
-        return pairs.reshape(-1)[: math.prod(halves.half)]
+        # A slice at 0 or none at all the devices of a mesh would share, and gather in each turn.
+        start = unknown_zero(right).astype(jnp.int32)
+        return lax.dynamic_slice_in_dim(pairs.reshape(-1), start, math.prod(halves.half))
 
     return _of_each(of_key, keys)(keys)
 
@@ -135,9 +138,11 @@ def _of_each(function: Callable, keys: jax.Array) -> Callable:
     return function
 
 
-def _apart(
+def _apart_of_keys(
     function: Callable[[jax.Array], jax.Array], keys: jax.Array, result: jax.ShapeDtypeStruct
 ) -> jax.Array:
+    """``function(keys)``, of the type ``result``, kept ``apart``."""
+
     def otherwise(keys):
         number = _word(keys).astype(result.dtype)
         return lax.broadcast(number, result.shape, out_sharding=result.sharding)

@@ -39,7 +39,7 @@ from gs_modules._relaxed import (
 MANY = 1000
 """Classes up to which a hard sample attains the maximum of the soft one of the same key."""
 
-LAST_COUNT = 2**32 - 1
+OTHER_COUNT = 2**32 - 1
 """Folded into a key that is not of threefry; a step or an example has a smaller count."""
 
 SHARDS = 8
@@ -130,7 +130,7 @@ def key_of_others(key: jax.Array) -> jax.Array:
     """The key of the noises given the class, beside ``key``, which draws the class."""
     if _threefry.is_threefry(key):
         return _threefry.other_key(key)
-    return jax.random.fold_in(key, LAST_COUNT)
+    return jax.random.fold_in(key, OTHER_COUNT)
 
 
 def scores_given(

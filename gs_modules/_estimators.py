@@ -248,7 +248,7 @@ class ReinMax(_CategoricalEstimator):
     def _check(self, temperature):
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(temperature)):
             return
-        if (coldest := np.min(temperature)) < 1:
+        if (coldest := np.min(temperature, initial=np.inf)) < 1:
             raise ValueError(
                 f"temperature of ReinMax must be at least 1, got {coldest}; for a smaller one use "
                 f"StraightThrough or GappedStraightThrough"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,17 @@ FEW = 2**15
 """So many numbers a thread computes in 40 microseconds, which several threads would not shorten."""
 
 PARTS = 2
-"""Of an array of few numbers; more than one, since XLA takes the whole for no part."""
+"""Of an array of few numbers. Not 1: a loop that replaces the whole of an array is dealt out."""
+
+
+def is_few(shape: tuple[int, ...]) -> bool:
+    """Of a size that is a symbol, of which nothing is known, never."""
+    return all(isinstance(size, int) for size in shape) and math.prod(shape) <= FEW
+
+
+def unknown_zero(word: jax.Array) -> jax.Array:
+    """0, but not to XLA. ``word`` is any integer of 32 bits."""
+    return lax.population_count(word) >> 6
 
 
 def apart(
@@ -22,10 +33,10 @@ def apart(
 ) -> jax.Array:
     """``function(operand)``, in loops of its own: not once more for each use, number by number.
 
-    ``otherwise`` gives an array of the same type. ``word`` is any integer of 32 bits.
+    ``otherwise``, never called, gives an array of the same type; ``word`` is any integer of 32
+    bits. XLA takes no notice of an ``optimization_barrier``.
     """
-    # Always true, which XLA does not know; an optimization_barrier does not stop it.
-    return lax.cond(lax.population_count(word) <= 32, function, otherwise, operand)
+    return lax.cond(unknown_zero(word) == 0, function, otherwise, operand)
 
 
 def in_place(function: Callable[[jax.Array, jax.Array], jax.Array], array: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gs_modules import _jacobian
-from gs_modules._loops import FEW, apart
+from gs_modules._loops import apart, is_few
 from gs_modules._noise import explicit_sharding
 
 SHORT = 16
@@ -108,7 +108,7 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
     classes = scores.shape[axis]
     position = _position(scores, axis)
-    if classes < 2**24 and (classes >= 64 or scores.size <= FEW):
+    if classes < 2**24 and (classes >= 64 or is_few(scores.shape)):
         position = position.astype(jnp.float32)  # XLA on CPU has a library of their minimum
     attained = jnp.where(scores == largest, position, classes)
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
@@ -214,12 +214,13 @@ def tempered_softmax(
     return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
 
-def _exp_of_rows(array: jax.Array, scalar: jax.Array, axis: int) -> jax.Array:
+def _exp_of_rows(array: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
     """``exp(array)``: fused with what a short row shares, XLA on CPU computes it by number."""
-    is_short = array.shape[axis] < SHORT or (array.size <= FEW and array.shape[axis] <= 2 * SHORT)
-    if not is_short:
+    most = 2 * SHORT if is_few(array.shape) else SHORT - 1
+    # Of temperatures of rows, devices that hold some each would have to agree upon one.
+    if array.shape[axis] > most or temperature.shape:
         return jnp.exp(array)
-    word = lax.bitcast_convert_type(jnp.max(scalar).astype(jnp.float32), jnp.int32)
+    word = lax.bitcast_convert_type(temperature.astype(jnp.float32), jnp.int32)
     by_cpu = functools.partial(apart, jnp.exp, jnp.zeros_like, word)
     return lax.platform_dependent(array, cpu=by_cpu, default=jnp.exp)
 

@@ -62,9 +62,10 @@ def _rotated(word: jax.Array, bits: int) -> jax.Array:
 
 
 def other_key(key: jax.Array) -> jax.Array:
-    """A key of its own, by a constant: cheaper to compile than ``fold_in``, which encrypts.
+    """A second key beside ``key``, by a constant: cheaper to compile than ``fold_in``.
 
-    Threefry is made for keys that differ in any bit, Salmon et al. (2011).
+    Threefry is made for keys that differ in any bit, Salmon et al. (2011). That of the second key
+    is the first.
     """
     data = jax.random.key_data(key) ^ jnp.array([OTHER, 0], jnp.uint32)
     is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -119,8 +120,8 @@ class Halves:
 
     @property
     def parts(self) -> tuple[int, int, int]:
-        """The shape of all blocks, with some more, as parts of pairs."""
-        return PARTS, -(-math.prod(self.half) // (2 * PARTS)), 2
+        """The shape of all blocks, and at least one more, as parts of pairs."""
+        return PARTS, math.prod(self.half) // (2 * PARTS) + 1, 2
 
     def words_of_part(
         self, key: tuple[jax.Array, jax.Array], part: jax.Array

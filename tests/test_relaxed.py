@@ -252,6 +252,26 @@ def test_extreme_logits_and_temperatures_stay_finite(name, dtype):
             assert np.all(np.isfinite(drawn.to_logits)) and np.all(np.isfinite(drawn.forward))
 
 
+def test_a_subnormal_temperature_of_float32_is_positive_beside_logits_of_float64():
+    with jax.enable_x64(True):
+        logits = jnp.array([[0.0, 1.0, 0.5]], jnp.float64)
+        sample = jax.jit(lambda t: gs.gumbel_softmax(KEY, logits, t))(jnp.float32(1e-38))
+        expected = jax.nn.one_hot(gs.gumbel_max(KEY, logits), 3, dtype=jnp.float64)
+        np.testing.assert_array_equal(sample, expected)
+        for wrong in (0.0, -1e-38, np.nan):
+            nan = jax.jit(lambda t: gs.gumbel_softmax(KEY, logits, t))(jnp.float32(wrong))
+            assert np.all(np.isnan(nan))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 63, 64])
+def test_a_deterministic_sample_is_exported_with_any_number_of_rows(classes):
+    (rows,) = jax.export.symbolic_shape("rows")
+    of_logits = jax.ShapeDtypeStruct((rows, classes), jnp.float32)
+    exported = jax.export.export(jax.jit(gs.straight_through_argmax))(of_logits)
+    logits = jax.random.normal(KEY, (5, classes))
+    np.testing.assert_array_equal(exported.call(logits), gs.straight_through_argmax(logits))
+
+
 @pytest.mark.parametrize(("dtype", "smallest"), [(jnp.float32, 2e-38), (jnp.float16, 6e-8)])
 def test_the_argmax_sees_the_smallest_differences_of_its_dtype(dtype, smallest):
     logits = jnp.array([[0.0, smallest], [-smallest, 0.0], [smallest, smallest]], dtype)

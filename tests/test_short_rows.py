@@ -1,5 +1,7 @@
 """Rows of a few classes. Oracles: NumPy and one device."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -57,6 +59,37 @@ def test_samples_of_few_and_of_many_numbers_are_those_of_numpy(numbers, classes)
     index = jax.jit(lambda logits: gs.gumbel_max(KEY, logits))(logits)
     np.testing.assert_array_equal(index[:2], -1)
     np.testing.assert_array_equal(index[2:], scores[2:].argmax(1))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, SHORT, 1001])
+@pytest.mark.parametrize("name", sorted(gs.ESTIMATORS.keys() - {"decoupled"}))
+def test_no_rows_are_no_samples_whatever_their_temperatures(name, classes):
+    estimator = gs.ESTIMATORS[name]()
+    logits, table = np.zeros((0, classes), np.float32), np.ones((classes, 2), np.float32)
+
+    def total(logits, temperature):
+        rows, _ = gs.gumbel_lookup(KEY, logits, table, temperature)
+        return estimator(KEY, logits, temperature).sum() + rows.sum()
+
+    for temperature in (1.0, np.ones((0, 1), np.float32), np.ones((1, 1), np.float32)):
+        assert jax.jit(jax.grad(total))(logits, temperature).shape == logits.shape
+
+
+@pytest.mark.parametrize("rows", [8, 64])
+def test_devices_that_divide_a_batch_draw_few_numbers_without_a_word(rows):
+    mesh = jax.make_mesh((4,), ("shards",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("shards"))
+    logits = jax.device_put(jax.random.normal(KEY, (rows, 10)), sharding)
+    temperature = jax.device_put(np.ones((rows, 1), np.float32), sharding)
+
+    def sample(logits, temperature):
+        return [gs.gumbel_softmax(KEY, logits, temperature, hard=hard) for hard in (False, True)]
+
+    for of_rows in (temperature, np.float32(1)):
+        program = jax.jit(sample).lower(logits, of_rows).compile()
+        text = str(program.as_text())
+        assert "num_partitions=4" in text and " while(" in text
+        assert not re.search(r" (all|collective|reduce-scatter)\S*\(", text)
 
 
 @pytest.mark.parametrize("devices", [2, 4])
