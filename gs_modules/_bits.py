@@ -109,18 +109,16 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
     """As ``_pairs``, in one thread and without a condition."""
 
     def of_key(key):
-        left, right = key
-
         def distances(i, _):
-            # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in six others.
-            words = halves.words_of_part((left ^ (i >> 31).astype(jnp.uint32), right), i)
+            # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in seven others.
+            words = halves.words_of_part(key ^ (i >> 31).astype(jnp.uint32), i)
             return lax.complex(*(signed_distance(bits, jnp.float32) for bits in words))
 
-        zero = (left * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
+        zero = (key[0] * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
         pairs = in_place(distances, lax.broadcast(zero, halves.parts)).reshape(PARTS, -1)
         pairs = in_place(lambda _, part: _of_parts(of_uniform, part), pairs)
         # A slice at 0 or none at all the devices of a mesh would share, and gather in each turn.
-        start = unknown_zero(right).astype(jnp.int32)
+        start = unknown_zero(key[1]).astype(jnp.int32)
         return lax.dynamic_slice_in_dim(pairs.reshape(-1), start, math.prod(halves.half))
 
     return _of_each(of_key, keys)(keys)

@@ -123,13 +123,11 @@ class Halves:
         """The shape of all blocks, and at least one more, as parts of pairs."""
         return PARTS, math.prod(self.half) // (2 * PARTS) + 1, 2
 
-    def words_of_part(
-        self, key: tuple[jax.Array, jax.Array], part: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def words_of_part(self, key: jax.Array, part: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Of the shape ``[1, n, 2]``, one part of ``parts``."""
         shape = 1, *self.parts[1:]
-        first = part.astype(jnp.uint32) * jnp.uint32(math.prod(shape))
-        return words(key, first + _counts(shape, _positions(shape, None)))
+        positions = [part.astype(jnp.uint32), *_positions(shape, None)[1:]]
+        return words(key, _counts(shape, positions))
 
     def joined(self, pairs: jax.Array) -> jax.Array:
         """The first numbers of the pairs, which are real parts, and then the second numbers."""
