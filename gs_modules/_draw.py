@@ -165,7 +165,8 @@ def _drawn_by_blocks(key, logits, axis):
     )
     blocks = division.divided(logits, axis)
     log_mass, largest = _log_mass(blocks, axis)
-    block = first_argmax(log_mass + jnp.expand_dims(of_blocks, axis + 1), axis)
+    # Of plain sums, which would do, jaxlib 0.12 never ends to compile some maxima (1,008 classes).
+    block = first_argmax(perturbed(log_mass, jnp.expand_dims(of_blocks, axis + 1), axis), axis)
     inside = _inside(blocks, block, axis)
     inside = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
     position = first_argmax(inside, axis + 1)
