@@ -117,7 +117,7 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
         zero = (key[0] * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
         pairs = in_place(distances, lax.broadcast(zero, halves.parts)).reshape(PARTS, -1)
         pairs = in_place(lambda _, part: _of_parts(of_uniform, part), pairs)
-        # A slice at 0 or none at all the devices of a mesh would share, and gather in each turn.
+        # Were its start known, devices that divide the rows would divide the loops, and gather.
         start = unknown_zero(key[1]).astype(jnp.int32)
         return lax.dynamic_slice_in_dim(pairs.reshape(-1), start, math.prod(halves.half))
 

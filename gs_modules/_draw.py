@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,19 @@ LARGEST_BLOCK = 2**16 - 1
 """So many integers of at most 2**15 add up to less than 2**31."""
 
 
-Given = jax.Array | tuple[jax.Array, jax.Array, jax.Array]
-"""Of a draw: the perturbed logits; if by blocks, what those of all classes are drawn by later."""
+class ByBlocks(NamedTuple):
+    """Of each row that was drawn by blocks, what the scores of all classes are drawn by later."""
+
+    smallest: jax.Array
+    """Of the exponentials by which the class was drawn."""
+    total: jax.Array
+    """The sum of ``exp(logits - largest)``."""
+    largest: jax.Array
+    """The maximum of the logits."""
+
+
+Given = jax.Array | ByBlocks
+"""Of a draw: the perturbed logits, or what they are drawn by."""
 
 
 def draw(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, Given]:
@@ -67,7 +79,7 @@ def scores(
     key: jax.Array, logits: jax.Array, index: jax.Array, given: Given, axis: int
 ) -> jax.Array:
     """Perturbed logits by which this class is drawn."""
-    if not isinstance(given, tuple):
+    if not isinstance(given, ByBlocks):
         return given
     smallest, total, largest = given
     logits = lax.stop_gradient(logits)
@@ -85,7 +97,7 @@ def relaxed_by_draw(
     axis: int,
 ) -> jax.Array:
     """The relaxed sample of these scores."""
-    largest = given[2] if isinstance(given, tuple) else None
+    largest = given.largest if isinstance(given, ByBlocks) else None
     perturbed_logits = scores(key, logits, index, given, axis)
     return tempered_softmax(logits, perturbed_logits, temperature, largest, axis)
 
@@ -155,9 +167,6 @@ def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
 
 
 def _drawn_by_blocks(key, logits, axis):
-    """The index, and of each row the smallest of the exponentials by which it is drawn, the sum of
-    ``exp(logits - row maximum)``, and this maximum.
-    """
     division = Division(logits.shape[axis])
     noise = gumbel_noise_of_rows(key, division.blocks + division.size + 1, logits, axis)
     of_blocks, of_classes, of_smallest = jnp.split(
@@ -173,7 +182,7 @@ def _drawn_by_blocks(key, logits, axis):
     index = jnp.where(block < 0, block, division.index(block, position))
     total = jnp.sum(jnp.exp(log_mass), axis)
     index, largest = (jnp.squeeze(of_row, axis + 1) for of_row in (index, largest))
-    return index, (jnp.exp(-of_smallest), total, largest)
+    return index, ByBlocks(jnp.exp(-of_smallest), total, largest)
 
 
 def _log_mass(blocks: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

@@ -21,6 +21,9 @@ from gs_modules._noise import explicit_sharding
 SHORT = 16
 """Classes that fill one vector of numbers."""
 
+EXACT_FLOATS = 2**24
+"""Up to here every integer is a float32."""
+
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
     """``logits`` in float32 or float64, ``-inf`` where a class is excluded.
@@ -108,8 +111,9 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
     classes = scores.shape[axis]
     position = _position(scores, axis)
-    if classes < 2**24 and (classes >= 64 or is_few(scores.shape)):
-        position = position.astype(jnp.float32)  # XLA on CPU has a library of their minimum
+    # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.
+    if is_few(scores.shape) or (isinstance(classes, int) and 4 * SHORT <= classes < EXACT_FLOATS):
+        position = position.astype(jnp.float32)
     attained = jnp.where(scores == largest, position, classes)
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = jnp.where(jnp.isnan(scores), -2, attained)
@@ -216,9 +220,10 @@ def tempered_softmax(
 
 def _exp_of_rows(array: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
     """``exp(array)``: fused with what a short row shares, XLA on CPU computes it by number."""
-    most = 2 * SHORT if is_few(array.shape) else SHORT - 1
+    classes, most = array.shape[axis], 2 * SHORT if is_few(array.shape) else SHORT - 1
+    is_short = isinstance(classes, int) and classes <= most
     # Of temperatures of rows, devices that hold some each would have to agree upon one.
-    if array.shape[axis] > most or temperature.shape:
+    if not is_short or temperature.shape:
         return jnp.exp(array)
     word = lax.bitcast_convert_type(temperature.astype(jnp.float32), jnp.int32)
     by_cpu = functools.partial(apart, jnp.exp, jnp.zeros_like, word)
