@@ -6,7 +6,6 @@ The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.hai
 from gs_modules._arguments import check_key, errors_of
 from gs_modules._binary import gumbel_sigmoid
 from gs_modules._categorical import (
-    gumbel_lookup,
     gumbel_max,
     gumbel_softmax,
     log_weights,
@@ -39,6 +38,7 @@ from gs_modules._gates import (
     gate_output,
 )
 from gs_modules._latents import LatentOutput, has_learned_prior, latent_logits, latent_output
+from gs_modules._lookup import gumbel_lookup
 from gs_modules._metrics import Usage
 from gs_modules._modules import (
     check_clock,

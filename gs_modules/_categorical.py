@@ -1,4 +1,4 @@
-"""Categorical samples: relaxed, one-hot, as an index, and as the row of a table."""
+"""Categorical samples: relaxed, one-hot, and as an index."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._draw import draw, hard_sample, has_blocks, relaxed_by_draw
-from gs_modules._noise import class_noise_like, explicit_sharding
+from gs_modules._draw import draw, hard_sample, has_blocks
+from gs_modules._noise import class_noise_like
 from gs_modules._relaxed import (
     computing_logits,
     first_argmax,
-    is_nan_row,
-    none_if_zero,
     one_hot,
     perturbed,
     relaxed,
     row_index,
-    softmax_tangent,
     with_derivative_of,
 )
 
@@ -118,54 +114,6 @@ def gumbel_max(
     return _gumbel_max(key, *_arguments.categories(logits, axis, where))
 
 
-def gumbel_lookup(
-    key: jax.Array,
-    logits: ArrayLike,
-    table: ArrayLike,
-    temperature: ArrayLike = 1.0,
-    *,
-    where: ArrayLike | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """The row of ``table`` that a categorical draw chooses, and the index of that row.
-
-    ``gumbel_softmax(key, logits, temperature, hard=True) @ table`` and its derivatives, without
-    the product and without the one-hot sample in the forward pass: a row is read.
-
-    Args:
-        key: a typed or an old-style key; used once.
-        logits: ``[..., K]`` floating, unnormalised log-probabilities.
-        table: ``[K, ...]`` floating: what each class stands for, an embedding for instance.
-        temperature: positive, of the derivative only; a scalar, or ``[..., 1]``.
-        where: boolean mask that broadcasts to ``logits``; False excludes a class.
-
-    Returns:
-        The rows, ``[..., *table.shape[1:]]`` in the dtype of ``table``, and the index, int32
-        ``[...]``, that of ``gumbel_max`` with the same key. Without a class left the row is zero
-        and the index -1; with a NaN logit, or a traced temperature that is not positive, the row
-        is NaN and the index -1.
-
-    Raises:
-        TypeError: as ``gumbel_softmax``; ``table`` is not floating.
-        ValueError: as ``gumbel_softmax``; ``table`` has not K rows.
-
-    Example:
-        >>> table = jnp.arange(6.0).reshape(3, 2)
-        >>> rows, index = gumbel_lookup(jax.random.key(0), jnp.array([0.0, -jnp.inf, 0.0]), table)
-        >>> bool((rows == table[index]).all())
-        True
-    """
-    key = _arguments.check_key(key)
-    logits, axis, where = _arguments.categories(logits, -1, where)
-    temperature = _arguments.category_temperature(temperature, logits, axis)
-    table = _arguments.floating_array("table", table)
-    if table.shape[:1] != logits.shape[-1:]:
-        raise ValueError(
-            f"table of shape {table.shape} must have a row for each of the {logits.shape[-1]} "
-            f"classes of logits of shape {logits.shape}"
-        )
-    return _gumbel_lookup(key, logits, table, temperature, where)
-
-
 def straight_through_argmax(
     logits: ArrayLike,
     temperature: ArrayLike = 1.0,
@@ -230,7 +178,7 @@ def log_weights(weights: ArrayLike) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)
 def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
-    if _has_kernel(key, logits, axis, hard):
+    if has_kernel(key, logits, axis, hard):
         return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     if hard:
@@ -238,13 +186,13 @@ def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
     return relaxed(logits, class_noise_like(key, logits, axis), temperature, axis).astype(dtype)
 
 
-def _has_kernel(key, logits, axis, hard):
+def has_kernel(key, logits, axis, hard):
     return _gpu.has_kernel(key, logits, axis) and not (hard and has_blocks(key, logits, axis))
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
-    if _has_kernel(key, logits, axis, True):
+    if has_kernel(key, logits, axis, True):
         return row_index(_gpu.draw(key, _gpu.masked(logits, where)), axis)
     return row_index(draw(key, computing_logits(logits, where), axis)[0], axis)
 
@@ -255,69 +203,3 @@ def argmax_of_checked(logits, temperature, where, axis):
     index = first_argmax(perturbed(lax.stop_gradient(logits), None, axis), axis)
     soft = relaxed(logits, None, temperature, axis)
     return with_derivative_of(one_hot(index, logits, temperature, axis), soft)
-
-
-@functools.partial(jax.jit, inline=True)
-def _gumbel_lookup(key, logits, table, temperature, where):
-    axis = logits.ndim - 1
-    if _has_kernel(key, logits, axis, True):
-        logits = _gpu.masked(logits, where)
-        index, given = _gpu.draw(key, logits), None
-    else:
-        logits = computing_logits(logits, where)
-        index, given = draw(key, logits, axis)
-    return _lookup(key, logits, table, temperature, index, given)
-
-
-@jax.custom_jvp
-def _lookup(key, logits, table, temperature, index, given):
-    del key, logits, given
-    return _chosen(table, index, temperature)
-
-
-@functools.partial(_lookup.defjvp, symbolic_zeros=True)
-def _lookup_jvp(primals, tangents):
-    """That of ``one_hot @ table``, with the relaxed sample for the one-hot one."""
-    key, logits, table, temperature, index, given = primals
-    _, logits_tangent, table_tangent, temperature_tangent, *_ = map(none_if_zero, tangents)
-    axis = logits.ndim - 1
-    if given is None:
-        soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
-    else:
-        soft = relaxed_by_draw(key, logits, temperature, index, given, axis)
-    rows, chosen = _chosen(table, index, temperature)
-    tangent = jnp.zeros_like(rows)
-    if table_tangent is not None:
-        tangent += _rows(table_tangent, chosen)
-    if logits_tangent is not None or temperature_tangent is not None:
-        of_soft = softmax_tangent(soft, temperature, logits_tangent, temperature_tangent, axis)
-        wide = max(soft.dtype, table.dtype, key=lambda dtype: dtype.itemsize)
-        product = jnp.tensordot(of_soft.astype(wide), table.astype(wide), axes=1)
-        is_nan = _like_rows(is_nan_row(index, temperature)[..., 0], table)
-        tangent += jnp.where(is_nan, 0, product).astype(table.dtype)
-    return (rows, chosen), (tangent, jnp.zeros_like(chosen, jax.dtypes.float0))
-
-
-def _chosen(table, index, temperature):
-    """The rows and the index that ``gumbel_lookup`` gives for an index of ``first_argmax``."""
-    is_nan = is_nan_row(index, temperature)
-    index = jnp.where(is_nan, -1, index)[..., 0]
-    return jnp.where(_like_rows(is_nan[..., 0], table), jnp.nan, _rows(table, index)), index
-
-
-def _rows(table, index):
-    """``table[index]``, zero for -1."""
-    rows = table.at[jnp.maximum(index, 0)].get(out_sharding=_of_rows(index, table.ndim - 1))
-    return jnp.where(_like_rows(index >= 0, table), rows, 0)
-
-
-def _like_rows(mask, table):
-    return mask.reshape(*mask.shape, *(1 for _ in table.shape[1:]))
-
-
-def _of_rows(index: jax.Array, trailing: int) -> NamedSharding | None:
-    """On a mesh of explicit axes a gather must be told how its result is sharded: as the index."""
-    sharding = explicit_sharding(index)
-    if sharding is None:
-        return None
-    return sharding.update(spec=PartitionSpec(*sharding.spec, *[None] * trailing))

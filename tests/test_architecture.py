@@ -35,6 +35,7 @@ CORE = [
     "_gpu",
     "_draw",
     "_categorical",
+    "_lookup",
     "_binary",
     "_subset",
     "_concrete",
