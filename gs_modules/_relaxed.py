@@ -98,16 +98,23 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     """The index of the first maximum of each row, with ``axis`` kept.
 
     It is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
-    Maximum, then first position that attains it: two reductions that XLA vectorises on CPU and
-    turns into two small all-reduces when ``axis`` is sharded, unlike ``argmax``. Two classes are
-    compared.
     """
+    if not _is_pair(scores, axis):
+        scores = lax.stop_gradient(scores)
+        by_cpu, otherwise = (
+            functools.partial(function, axis=axis)
+            for function in (argmax_by_two_reductions, argmax_by_one_reduction)
+        )
+        return lax.platform_dependent(scores, cpu=by_cpu, default=otherwise)
+    other, position = jnp.flip(scores, axis), _position(scores, axis)
+    is_second = jnp.where(position == 0, other > scores, scores > other)
+    index = jnp.where(row_max(scores, axis) == -jnp.inf, -1, is_second.astype(jnp.int32))
+    return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
+
+
+def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
+    """``first_argmax`` as XLA on CPU computes it by vectors, which it does not one reduction."""
     largest = row_max(scores, axis)
-    if _is_pair(scores, axis):
-        other = jnp.flip(scores, axis)
-        is_second = jnp.where(_position(scores, axis) == 0, other > scores, scores > other)
-        index = jnp.where(largest == -jnp.inf, -1, is_second.astype(jnp.int32))
-        return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
     largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
     classes = scores.shape[axis]
     position = _position(scores, axis)
@@ -119,6 +126,21 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     attained = jnp.where(jnp.isnan(scores), -2, attained)
     first = jnp.min(attained, axis, keepdims=True).astype(jnp.int32)
     return jnp.where(first == classes, -1, first)
+
+
+def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
+    """``first_argmax`` in one pass; devices that divide ``axis`` exchange a pair each."""
+
+    def better(one, other):
+        (score, index), (other_score, other_index) = one, other
+        is_one = (score > other_score) | jnp.isnan(score)
+        is_one |= (score == other_score) & (index < other_index)
+        return jnp.where(is_one, score, other_score), jnp.where(is_one, index, other_index)
+
+    none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
+    largest, index = lax.reduce((scores, _position(scores, axis)), none, better, (axis,))
+    index = jnp.where(largest == -jnp.inf, -1, index)
+    return jnp.expand_dims(jnp.where(jnp.isnan(largest), -2, index), axis)
 
 
 def row_index(index: jax.Array, axis: int) -> jax.Array:

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gs_modules as gs
 from gs_modules._noise import explicit_sharding, gumbel_noise_like
+from gs_modules._relaxed import argmax_by_one_reduction
 
 
 def noise(key, logits, temperature):
@@ -43,6 +44,11 @@ def sigmoid(key, logits, temperature, *, hard=False):
     return gs.gumbel_sigmoid(jax.random.fold_in(key, 1), logits, temperature, hard=hard)
 
 
+def argmax_off_a_cpu(key, logits, temperature):
+    del key, temperature
+    return argmax_by_one_reduction(lax.stop_gradient(logits), logits.ndim - 1)
+
+
 def top_3(key, logits, temperature, *, hard=False):
     return gs.gumbel_top_k(key, logits, 3, temperature, hard=hard)
 
@@ -51,6 +57,7 @@ DRAWS = {
     "gumbel_noise": noise,
     "gumbel_softmax": gs.gumbel_softmax,
     "gumbel_softmax hard": functools.partial(gs.gumbel_softmax, hard=True),
+    "argmax off a CPU": argmax_off_a_cpu,
     "gumbel_max": lambda key, logits, temperature: gs.gumbel_max(key, logits),
     "straight_through_argmax": lambda key, *arguments: gs.straight_through_argmax(*arguments),
     "gumbel_sigmoid": sigmoid,

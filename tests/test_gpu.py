@@ -346,6 +346,20 @@ def test_on_a_cpu_beside_a_gpu_xla_draws(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("classes", [1, 3, 70, 1000])
+def test_off_a_cpu_one_reduction_finds_the_first_of_equal_scores(classes):
+    rows = np.random.default_rng(0).integers(0, 4, (40, classes)).astype(np.float32)
+    rows[0], rows[1:3] = -np.inf, np.inf
+    rows[2, 0] = rows[3, -1] = -np.inf
+    expected = np.where(np.all(rows == -np.inf, 1), -1, np.argmax(rows, 1))
+    rows[4, -1] = rows[5, 0] = np.nan
+    expected[4:6] = -2
+    for axis, scores in enumerate((rows.T, rows)):
+        index = _relaxed.argmax_by_one_reduction(jnp.asarray(scores), axis)
+        assert index.dtype == jnp.int32
+        np.testing.assert_array_equal(jnp.squeeze(index, axis), expected)
+
+
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 @pytest.mark.parametrize("key", [KEY, DEFAULT], ids=["rbg", "default"])
 @pytest.mark.parametrize("classes", [3, 10, 16, 999, 1000, 1001, 8192, 50257])
