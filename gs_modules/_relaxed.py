@@ -133,9 +133,10 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
 
     def better(one, other):
         (score, index), (other_score, other_index) = one, other
-        is_one = (score > other_score) | jnp.isnan(score)
-        is_one |= (score == other_score) & (index < other_index)
-        return jnp.where(is_one, score, other_score), jnp.where(is_one, index, other_index)
+        is_first = lax.eq(score, other_score) & lax.lt(index, other_index)
+        is_better = lax.gt(score, other_score) | lax.ne(score, score) | is_first
+        pairs = (score, other_score), (index, other_index)
+        return tuple(lax.select(is_better, *pair) for pair in pairs)
 
     none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
     largest, index = lax.reduce((scores, _position(scores, axis)), none, better, (axis,))
