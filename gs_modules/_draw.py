@@ -130,12 +130,13 @@ def _hard_sample(key, logits, temperature, backward_temperature, index, given, a
 
 @functools.partial(_hard_sample.defjvp, symbolic_zeros=True)
 def _hard_sample_jvp(axis, primals, tangents):
-    key, logits, temperature, backward_temperature, index, given = primals
+    key, logits, _, backward_temperature, index, given = primals
     _, logits_tangent, _, temperature_tangent, _, _ = tangents
     soft = relaxed_by_draw(key, logits, backward_temperature, index, given, axis)
     tangents = logits_tangent, temperature_tangent
     tangent = softmax_tangent(soft, backward_temperature, *tangents, axis)
-    return one_hot(index, logits, temperature, axis), tangent
+    # Not the one-hot itself: this rule is differentiated for second derivatives.
+    return _hard_sample(*primals, axis), tangent
 
 
 def key_of_others(key: jax.Array) -> jax.Array:

@@ -92,7 +92,7 @@ def _lookup_jvp(primals, tangents):
         soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
     else:
         soft = relaxed_by_draw(key, logits, temperature, index, given, axis)
-    rows, chosen = _chosen(table, index, temperature)
+    rows, chosen = _lookup(*primals)  # not _chosen: this rule is differentiated too
     tangent = jnp.zeros_like(rows)
     if table_tangent is not None:
         tangent += _rows(table_tangent, chosen)

@@ -617,6 +617,37 @@ def test_the_hessian_is_that_of_the_relaxation_and_symmetric(hard):
     np.testing.assert_allclose(found, found.T, rtol=1e-9, atol=1e-11)
 
 
+TWICE = {
+    **SAMPLERS,
+    "top_2": functools.partial(gs.gumbel_top_k, k=2),
+    "hard_top_2": functools.partial(gs.gumbel_top_k, k=2, hard=True),
+    "sigmoid": gs.gumbel_sigmoid,
+    "hard_sigmoid": functools.partial(gs.gumbel_sigmoid, hard=True),
+}
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("name", TWICE)
+def test_second_derivatives_of_a_loss_follow_the_chain_rule(name, classes):
+    """Those of ``sum(sin(S))``, by first derivatives of S and second ones of what is linear in S.
+
+    A rule that forgets that its own value has a derivative passes every test of a linear loss.
+    """
+
+    def sample(x):
+        return TWICE[name](KEY, x[:-1], temperature=x[-1])
+
+    @jax.jit
+    def both(x):
+        drawn, slope = sample(x), jax.jacfwd(sample)(x)
+        found = jax.hessian(lambda x: jnp.sum(jnp.sin(sample(x))))(x)
+        linear = jax.hessian(lambda x: jnp.sum(jnp.cos(drawn) * sample(x)))(x)
+        return found, linear - slope.T @ (jnp.sin(drawn)[:, None] * slope)
+
+    found, expected = both(jnp.array([0.3, -0.7, 1.1, 0.0, 1.2])[-1 - classes :])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def every_loss(key, row, temperature):
     weights = jnp.array([1.0, -2.0, 0.5, 3.0])
     losses = [jnp.sum(weights * draw(key, row, temperature)) for draw in SAMPLERS.values()]
