@@ -28,6 +28,7 @@ CORE = [
     "_noise",
     "_philox",
     "_tiles",
+    "_scores",
     "_fused",
     "_kernels",
     "_jacobian",

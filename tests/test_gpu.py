@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gs_modules as gs
-from gs_modules import _fused, _gpu, _jacobian, _kernels, _philox, _relaxed, _tiles
+from gs_modules import _fused, _gpu, _jacobian, _kernels, _philox, _relaxed, _scores, _tiles
 from gs_modules._noise import gumbel_noise_like
 
 KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
@@ -139,6 +139,7 @@ def test_a_nan_beside_excluded_classes_is_not_lost_with_the_maximum(monkeypatch,
         return reduced(reduction, numbers)
 
     monkeypatch.setattr(_fused, "reduced", losing_nan)
+    monkeypatch.setattr(_scores, "reduced", losing_nan)
     logits = jnp.full((3, 5), -jnp.inf).at[0, 0].set(jnp.nan).at[2, 1].set(1.0)
     arguments = jax.random.key_data(key), logits, jnp.float32(0.5), jnp.float32
     expected = [[np.nan] * 5, [0] * 5, [0, 1, 0, 0, 0]]
