@@ -27,7 +27,9 @@ def gumbel_lookup(
     """The row of ``table`` that a categorical draw chooses, and the index of that row.
 
     ``gumbel_softmax(key, logits, temperature, hard=True) @ table`` and its derivatives, without
-    the product and without the one-hot sample in the forward pass: a row is read.
+    the product and without the one-hot sample in the forward pass: a row is read. One second
+    derivative is missing, that of a reverse-mode gradient to ``table`` by the logits or the
+    temperature: it would cost the product. Differentiate the product where it is needed.
 
     Args:
         key: a typed or an old-style key; used once.
@@ -73,49 +75,40 @@ def _gumbel_lookup(key, logits, table, temperature, where):
     else:
         logits = computing_logits(logits, where)
         index, given = draw(key, logits, axis)
-    return _lookup(key, logits, table, temperature, index, given)
+    is_nan = is_nan_row(index, temperature)
+    chosen = jnp.where(is_nan, -1, index)[..., 0]
+    rows = _chosen_rows(table, chosen, key, logits, temperature, index, given)
+    return jnp.where(_like_rows(is_nan[..., 0], table), jnp.nan, rows), chosen
 
 
 @jax.custom_jvp
-def _lookup(key, logits, table, temperature, index, given):
-    del key, logits, given
-    return _chosen(table, index, temperature)
+def _chosen_rows(table, chosen, key, logits, temperature, index, given):
+    """``table[chosen]``, zero for -1; the others are what its derivative is drawn by."""
+    del key, logits, temperature, index, given
+    rows = table.at[jnp.maximum(chosen, 0)].get(out_sharding=_of_rows(chosen, table.ndim - 1))
+    return jnp.where(_like_rows(chosen >= 0, table), rows, 0)
 
 
-@functools.partial(_lookup.defjvp, symbolic_zeros=True)
-def _lookup_jvp(primals, tangents):
+@functools.partial(_chosen_rows.defjvp, symbolic_zeros=True)
+def _chosen_rows_jvp(primals, tangents):
     """That of ``one_hot @ table``, with the relaxed sample for the one-hot one."""
-    key, logits, table, temperature, index, given = primals
-    _, logits_tangent, table_tangent, temperature_tangent, *_ = map(none_if_zero, tangents)
-    axis = logits.ndim - 1
-    if given is None:
-        soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
-    else:
-        soft = relaxed_by_draw(key, logits, temperature, index, given, axis)
-    rows, chosen = _lookup(*primals)  # not _chosen: this rule is differentiated too
+    table, _, key, logits, temperature, index, given = primals
+    table_tangent, _, _, logits_tangent, temperature_tangent, *_ = map(none_if_zero, tangents)
+    rows, axis = _chosen_rows(*primals), logits.ndim - 1
     tangent = jnp.zeros_like(rows)
     if table_tangent is not None:
-        tangent += _rows(table_tangent, chosen)
+        # In forward mode it has a derivative itself; reverse mode transposes a gather of rows.
+        tangent += _chosen_rows(table_tangent, *primals[1:])
     if logits_tangent is not None or temperature_tangent is not None:
+        if given is None:
+            soft = _gpu.sample(key, logits, temperature, False, jnp.float32)
+        else:
+            soft = relaxed_by_draw(key, logits, temperature, index, given, axis)
         of_soft = softmax_tangent(soft, temperature, logits_tangent, temperature_tangent, axis)
         wide = max(soft.dtype, table.dtype, key=lambda dtype: dtype.itemsize)
         product = jnp.tensordot(of_soft.astype(wide), table.astype(wide), axes=1)
-        is_nan = _like_rows(is_nan_row(index, temperature)[..., 0], table)
-        tangent += jnp.where(is_nan, 0, product).astype(table.dtype)
-    return (rows, chosen), (tangent, jnp.zeros_like(chosen, jax.dtypes.float0))
-
-
-def _chosen(table, index, temperature):
-    """The rows and the index that ``gumbel_lookup`` gives for an index of ``first_argmax``."""
-    is_nan = is_nan_row(index, temperature)
-    index = jnp.where(is_nan, -1, index)[..., 0]
-    return jnp.where(_like_rows(is_nan[..., 0], table), jnp.nan, _rows(table, index)), index
-
-
-def _rows(table, index):
-    """``table[index]``, zero for -1."""
-    rows = table.at[jnp.maximum(index, 0)].get(out_sharding=_of_rows(index, table.ndim - 1))
-    return jnp.where(_like_rows(index >= 0, table), rows, 0)
+        tangent += product.astype(table.dtype)
+    return rows, tangent
 
 
 def _like_rows(mask, table):
