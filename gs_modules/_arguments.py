@@ -36,15 +36,22 @@ def errors_of(owner: str) -> Iterator[None]:
         raise
 
 
+DTYPES = jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64
+
+
 def floating_array(name: str, value: ArrayLike) -> jax.Array:
-    """``value`` as an array, or a ``TypeError`` unless it is real floating-point."""
+    """``value`` as an array, or a ``TypeError`` unless it is real floating-point.
+
+    Of 16 bits or more: the largest numbers of 8 bits lie where others have infinity.
+    """
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a floating-point array, got {value!r}") from error
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if array.dtype not in DTYPES:
         raise TypeError(
-            f"{name} must be floating-point, got {array.dtype}; write {name}.astype(jnp.float32)"
+            f"{name} must be floating-point, of 16 to 64 bits, got {array.dtype}; "
+            f"write {name}.astype(jnp.float32)"
         )
     return array
 
@@ -59,10 +66,12 @@ def check_key(key: Any) -> jax.Array:
     """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if (is_typed and shape == ()) or (
-        dtype == jnp.uint32 and shape is not None and len(shape) == 1
-    ):
+    if is_typed and shape == ():
         return key
+    if dtype == jnp.uint32 and shape is not None and len(shape) == 1:
+        with contextlib.suppress(TypeError, ValueError):  # another length than keys have
+            jax.random.wrap_key_data(key)
+            return key
     if is_typed:
         raise TypeError(
             f"key must be a single key, got an array of {shape}; use jax.vmap over keys"
@@ -86,11 +95,18 @@ def category_axis(axis: int, shape: tuple[int, ...], name: str = "logits") -> in
 
 
 def categories(
-    logits: ArrayLike, axis: int, where: ArrayLike | None
+    logits: ArrayLike, axis: int, where: ArrayLike | None, *drawn_by: Any
 ) -> tuple[jax.Array, int, jax.Array | None]:
-    """``logits`` as a floating array, ``axis`` counted from the front, ``where`` broadcast."""
+    """``logits`` as a floating array, ``axis`` counted from the front, ``where`` broadcast.
+
+    ``drawn_by`` are key and temperature. Where one of them is traced, XLA would reduce logits that
+    are not while it compiles, one number after the other: seconds for a million.
+    """
     array = floating_array("logits", logits)
     axis = category_axis(axis, array.shape)
+    is_drawn_while_tracing = any(isinstance(argument, Tracer) for argument in drawn_by)
+    if is_drawn_while_tracing and not isinstance(array, Tracer):
+        array = lax.optimization_barrier(array)
     return array, axis, boolean_mask(where, array.shape)
 
 

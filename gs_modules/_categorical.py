@@ -78,7 +78,7 @@ def gumbel_softmax(
     """
     key = _arguments.check_key(key)
     hard = _arguments.static_bool("hard", hard)
-    logits, axis, where = _arguments.categories(logits, axis, where)
+    logits, axis, where = _arguments.categories(logits, axis, where, key, temperature)
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)
     return sample_of_checked(key, logits, temperature, where, hard, axis, dtype)
@@ -111,7 +111,7 @@ def gumbel_max(
         0
     """
     key = _arguments.check_key(key)
-    return _gumbel_max(key, *_arguments.categories(logits, axis, where))
+    return _gumbel_max(key, *_arguments.categories(logits, axis, where, key))
 
 
 def straight_through_argmax(

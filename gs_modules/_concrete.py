@@ -59,7 +59,7 @@ def gumbel_log_softmax(
         True
     """
     key = _arguments.check_key(key)
-    array, axis, mask = _arguments.categories(logits, axis, where)
+    array, axis, mask = _arguments.categories(logits, axis, where, key, temperature)
     temperature = _arguments.category_temperature(temperature, array, axis)
     return _gumbel_log_softmax(key, array, temperature, mask, axis)
 

@@ -52,7 +52,7 @@ class _CategoricalEstimator:
             where: boolean mask that broadcasts to ``logits``; False excludes a class.
         """
         key = _arguments.check_key(key)
-        array, axis, where = _arguments.categories(logits, axis, where)
+        array, axis, where = _arguments.categories(logits, axis, where, key, temperature)
         tempered = _arguments.category_temperature(temperature, array, axis)
         self._check(temperature)
         return _draw(self, key, array, tempered, where, axis).astype(array.dtype)

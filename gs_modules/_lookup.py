@@ -55,7 +55,7 @@ def gumbel_lookup(
         True
     """
     key = _arguments.check_key(key)
-    logits, axis, where = _arguments.categories(logits, -1, where)
+    logits, axis, where = _arguments.categories(logits, -1, where, key, temperature)
     temperature = _arguments.category_temperature(temperature, logits, axis)
     table = _arguments.floating_array("table", table)
     if table.shape[:1] != logits.shape[-1:]:

@@ -149,7 +149,7 @@ def draw(
         >>> draw(Pathwise(), jax.random.key(0), jnp.zeros(3, jnp.bfloat16), 0.5).dtype
         dtype('float32')
     """
-    array, axis, mask = _arguments.categories(logits, -1, where)
+    array, axis, mask = _arguments.categories(logits, -1, where, key, temperature)
     array = computing_logits(array, mask)
     if _arguments.positive_count("k", k, array.shape[axis]) > 1:
         return gumbel_top_k(key, array, k, temperature, hard=True)

@@ -115,7 +115,7 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
 def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
     """``first_argmax`` as XLA on CPU computes it by vectors, which it does not one reduction."""
     largest = row_max(scores, axis)
-    largest = jnp.where(largest == -jnp.inf, jnp.nan, largest)  # which no score attains
+    largest = jnp.where(largest == -jnp.inf, jnp.inf, largest)  # which no score attains
     classes = scores.shape[axis]
     position = _position(scores, axis)
     # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.

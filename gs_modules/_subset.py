@@ -43,8 +43,9 @@ def gumbel_top_k(
     Plackett-Luce draw. The relaxed sample is the sum of k successive softmaxes, ``a_1 = logits +
     G``, ``p_j = softmax(a_j / temperature)``, ``a_{j+1} = a_j + log(1 - p_j)``; its weights sum to
     k, and one may exceed 1. With ``hard=True`` the k-hot sample itself, with the derivative of the
-    relaxed one at the same noise. For k = 1 it is ``gumbel_softmax``; for more, second derivatives
-    to the temperature are finite from 1e-10 on.
+    relaxed one at the same noise. For k = 1 it is ``gumbel_softmax``, of which a hard sample over
+    more than 1,000 classes is another of the same law; for more, second derivatives to the
+    temperature are finite from 1e-10 on.
 
     Args:
         key: a typed or an old-style key; used once.
@@ -76,7 +77,7 @@ def gumbel_top_k(
     """
     key = _arguments.check_key(key)
     hard = _arguments.static_bool("hard", hard)
-    logits, axis, where = _arguments.categories(logits, axis, where)
+    logits, axis, where = _arguments.categories(logits, axis, where, key, temperature)
     k = _arguments.positive_count("k", k, logits.shape[axis])
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)

@@ -364,6 +364,7 @@ REFUSED = {
     "integer logits": ({"logits": jnp.zeros((2, 3), int)}, TypeError, "logits"),
     "boolean logits": ({"logits": jnp.zeros((2, 3), bool)}, TypeError, "logits"),
     "complex logits": ({"logits": jnp.zeros((2, 3), complex)}, TypeError, "logits"),
+    "logits of 8 bits": ({"logits": LOGITS.astype("float8_e4m3fn")}, TypeError, "16 to 64 bits"),
     "text": ({"logits": "abc"}, TypeError, "logits"),
     "ragged logits": ({"logits": [[1.0], [1.0, 2.0]]}, TypeError, "logits"),
     "no category": ({"logits": jnp.zeros((2, 0))}, ValueError, r"logits.*\(2, 0\)"),
@@ -447,7 +448,8 @@ def test_what_is_no_single_key_is_refused_by_name(name):
     arguments = (jnp.zeros((4, 3)), *more.get(name, () if name == "gumbel_max" else (1.0,)))
     if name == "gumbel_noise":
         arguments = ((4, 3),)
-    for key in (0, None, jnp.zeros((4, 3)), jnp.zeros(2, jnp.int32), "0"):
+    of_a_wrong_length = jnp.zeros(3, jnp.uint32)
+    for key in (0, None, jnp.zeros((4, 3)), jnp.zeros(2, jnp.int32), of_a_wrong_length, "0"):
         with pytest.raises(TypeError, match=r"^key must be a random key.*jax\.random\.key\(0\)"):
             OF_A_KEY[name](key, *arguments)
     with pytest.raises(TypeError, match=r"key must be a single key, got an array of \(3,\)"):
@@ -458,6 +460,22 @@ def test_what_is_no_single_key_is_refused_by_name(name):
             *(jax.tree.leaves(OF_A_KEY[name](k, *arguments)) for k in (key, KEY)), strict=True
         ):
             np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() & OF_A_KEY.keys() - BY_ELEMENT))
+def test_xla_does_not_reduce_constant_logits_while_it_compiles(name):
+    """For 4,096 x 320 of them it took two seconds. An array as argument needs no such care."""
+
+    def draw(key, logits):
+        return call(FUNCTIONS[name], key=key, logits=logits)
+
+    constant = jax.jit(functools.partial(draw, logits=LOGITS))
+    assert "optimization_barrier" in constant.lower(KEY).as_text()
+    program = jax.jit(draw).lower(KEY, LOGITS).as_text()
+    assert program.count("optimization_barrier") == 0
+    np.testing.assert_array_equal(
+        *(jax.tree.leaves(drawn)[0] for drawn in (constant(KEY), jax.jit(draw)(KEY, LOGITS)))
+    )
 
 
 def test_a_forgotten_key_is_named():

@@ -94,6 +94,12 @@ def test_the_hessian_is_symmetric_and_that_of_the_gradient():
     np.testing.assert_allclose(found, np.stack(columns, 1), rtol=1e-6, atol=1e-8)
 
 
+def test_debugging_finds_no_nan_in_a_finite_gradient():
+    with jax.debug_nans(True):
+        gradient = jax.grad(lambda row: gs.gumbel_top_k(KEY, row, 2)[0])(jnp.zeros(5))
+    assert np.all(np.isfinite(gradient))
+
+
 @functools.cache
 def compiled(k, dtype):
     @jax.jit
