@@ -25,6 +25,10 @@ from gs_modules._relaxed import (
     with_derivative_of,
 )
 
+FEW_ROUNDS = 4
+"""Of a relaxed k-hot sample. One after the other, they take no longer to compile than a loop, whose
+derivative stores what each round leaves and reads it again: twice the time."""
+
 
 def gumbel_top_k(
     key: jax.Array,
@@ -133,14 +137,15 @@ def _k_hot(logits, noise, temperature, k, axis):
 def _relaxed_k_hot(key, logits, temperature, k, axis):
     """Keeps the logits and the key for the backward pass, not the noise and not k rounds."""
 
-    def next_round(scores, _):
-        weights, *scores = _successive_softmax(*scores, temperature, axis)
-        return tuple(scores), weights
+    def next_round(carry, _):
+        weights, *scores = carry
+        more, *scores = _successive_softmax(*scores, temperature, axis)
+        return (weights + more, *scores), None
 
     is_possible = logits != -jnp.inf
     extra = with_derivative_of(class_noise_like(key, logits, axis), logits)
-    scores = (lax.stop_gradient(logits), extra)
-    weights = lax.scan(next_round, scores, length=k)[1].sum(0)
+    carry = (jnp.zeros_like(extra), lax.stop_gradient(logits), extra)
+    (weights, *_), _ = lax.scan(next_round, carry, length=k, unroll=k <= FEW_ROUNDS)
     count = jnp.sum(is_possible, axis, keepdims=True)
     certain = jnp.where(is_possible, jnp.where(jnp.isnan(weights), jnp.nan, 1), 0)
     return jnp.where(count < k, certain, weights)
