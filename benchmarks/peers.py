@@ -8,8 +8,8 @@ a process happen to lie can double its times, so several sets of workers do all 
 table and writes `benchmarks/results/peers.json`, the median milliseconds of a call, the time of
 each peer by ours, the megabytes of temporaries and the seconds of compilation, and
 `docs/images/peers.png`. Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a
-hard sample times the table; over keys, a program of jax is mapped over 8 keys and as many parts of
-the logits. `ours` and `textbook` need this library alone, `torch` needs torch, the others
+hard sample times the table, or its row where a peer draws an index; over keys, a program of jax is
+mapped over 8 keys and as many parts of the logits. `ours` and `textbook` need this library alone, `torch` needs torch, the others
 tensorflow-probability, distrax and numpyro with a jax on which they import; a peer whose packages
 are missing is left out, by name.
 
@@ -112,14 +112,15 @@ def jax_call(peer, shape, kind, passes):
     import jax
     import jax.numpy as jnp
 
-    if kind == "lookup" and peer == "ours":
+    rows = jnp.asarray(table(shape)) if kind == "lookup" else None
+    if rows is not None and peer == "ours":
         import gs_modules as gs
 
-        rows = jnp.asarray(table(shape))
         return lambda key, logits, temperature: gs.gumbel_lookup(key, logits, rows, temperature)[0]
+    if rows is not None and peer == "categorical":
+        return lambda key, logits, temperature: rows[jax.random.categorical(key, logits)]
     sample = jax_sample(peer, shape, "hard" if kind == "lookup" else kind)
-    if sample is not None and kind == "lookup":
-        rows = jnp.asarray(table(shape))
+    if sample is not None and rows is not None:
         return lambda *arguments: sample(*arguments) @ rows
     if sample is not None and passes.endswith("over keys"):
 
