@@ -140,7 +140,7 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
 
     none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
     largest, index = lax.reduce((scores, _position(scores, axis)), none, better, (axis,))
-    index = jnp.where(largest == -jnp.inf, -1, index)
+    index = jnp.where(largest == -jnp.inf, -1, index)  # a single class XLA does not reduce
     return jnp.expand_dims(jnp.where(jnp.isnan(largest), -2, index), axis)
 
 
