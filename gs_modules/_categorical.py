@@ -14,15 +14,8 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments, _gpu
 from gs_modules._draw import draw, hard_sample, has_blocks
 from gs_modules._noise import class_noise_like
-from gs_modules._relaxed import (
-    computing_logits,
-    first_argmax,
-    one_hot,
-    perturbed,
-    relaxed,
-    row_index,
-    with_derivative_of,
-)
+from gs_modules._relaxed import computing_logits, one_hot, perturbed, relaxed, with_derivative_of
+from gs_modules._rows import first_argmax, row_index
 
 
 def gumbel_softmax(

@@ -26,16 +26,8 @@ from gs_modules._noise import (
     exponential_noise_like,
     gumbel_noise_of_rows,
 )
-from gs_modules._relaxed import (
-    first_argmax,
-    is_at,
-    is_divided,
-    one_hot,
-    perturbed,
-    row_max,
-    softmax_tangent,
-    tempered_softmax,
-)
+from gs_modules._relaxed import one_hot, perturbed, softmax_tangent, tempered_softmax
+from gs_modules._rows import first_argmax, is_at, is_divided, row_max
 
 MANY = 1000
 """Classes up to which a hard sample attains the maximum of the soft one of the same key."""

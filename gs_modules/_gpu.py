@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from gs_modules import _kernels, _relaxed
+from gs_modules import _kernels, _relaxed, _rows
 from gs_modules._noise import class_noise_like
 from gs_modules._threefry import is_threefry
 
@@ -60,7 +60,7 @@ def _sample(data, logits, temperature, hard, dtype):
         logits, noise = _logits_and_noise(data, logits)
         axis = logits.ndim - 1
         if hard:
-            index = _relaxed.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
+            index = _rows.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
             return _relaxed.one_hot(index, logits, temperature, axis).astype(dtype)
         return _relaxed.relaxed(logits, noise, temperature, axis).astype(dtype)
 
@@ -81,11 +81,11 @@ def _sample_jvp(hard, dtype, primals, tangents):
 
 
 def draw(key: jax.Array, logits: jax.Array) -> jax.Array:
-    """The index of a hard ``sample``, as ``_relaxed.first_argmax`` gives it."""
+    """The index of a hard ``sample``, as ``_rows.first_argmax`` gives it."""
 
     def by_xla(data, logits):
         scores = _relaxed.perturbed(*_logits_and_noise(data, logits), logits.ndim - 1)
-        return _relaxed.first_argmax(scores, scores.ndim - 1)[..., 0]
+        return _rows.first_argmax(scores, scores.ndim - 1)[..., 0]
 
     args = jax.random.key_data(_typed(key)), lax.stop_gradient(logits)
     return _kernels.by_platform(_kernels.fused().first_argmax, by_xla, *args)[..., None]

@@ -13,7 +13,7 @@ from gs_modules import _arguments
 from gs_modules._metrics import Usage
 from gs_modules._modules import sample_output
 from gs_modules._objectives import categorical_kl
-from gs_modules._relaxed import first_argmax, row_index
+from gs_modules._rows import first_argmax, row_index
 from gs_modules._types import AxisName, Prior
 
 

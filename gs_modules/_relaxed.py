@@ -1,4 +1,4 @@
-"""The primitives of every sample: scores, their argmax, their relaxation, one derivative rule.
+"""What every sample is made of: scores, one-hot or softmax of them, and one derivative rule.
 
 ``scores = (logits - row maximum) + noise``. The index is the first argmax of the scores and never
 depends on the temperature; the relaxed sample is the softmax of ``scores / temperature``. All
@@ -16,13 +16,7 @@ from jax import lax
 
 from gs_modules import _jacobian
 from gs_modules._loops import apart, is_few
-from gs_modules._noise import explicit_sharding
-
-SHORT = 16
-"""Classes that fill one vector of numbers."""
-
-EXACT_FLOATS = 2**24
-"""Up to here every integer is a float32."""
+from gs_modules._rows import SHORT, is_at, is_divided, is_pair, row_max, row_sum
 
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -51,34 +45,6 @@ def _rounded(logits: jax.Array) -> jax.Array:
 _rounded.defjvps(lambda tangent, *_: tangent.astype(jnp.float32))
 
 
-def row_max(array: jax.Array, axis: int) -> jax.Array:
-    """The maximum of each row, with ``axis`` kept; for two classes beside each of the two.
-
-    XLA on CPU takes many times as long to reduce rows of two as to combine them with themselves,
-    the other way round. A NaN may be lost.
-    """
-    if _is_pair(array, axis):
-        return jnp.maximum(array, jnp.flip(array, axis))
-    return jnp.max(array, axis, keepdims=True)
-
-
-def _row_sum(array: jax.Array, axis: int) -> jax.Array:
-    """The sum of each row, as ``row_max`` gives the maximum."""
-    if _is_pair(array, axis):
-        return array + jnp.flip(array, axis)
-    return jnp.sum(array, axis, keepdims=True)
-
-
-def _is_pair(array: jax.Array, axis: int) -> bool:
-    return array.shape[axis] == 2 and not is_divided(array, axis)
-
-
-def is_divided(array: jax.Array, axis: int) -> bool:
-    """Whether devices of an explicit mesh divide this axis: nothing is sliced or gathered on it."""
-    sharding = explicit_sharding(array)
-    return sharding is not None and sharding.spec[axis] is not None
-
-
 def perturbed(
     logits: jax.Array, noise: jax.Array | None, axis: int, largest: jax.Array | None = None
 ) -> jax.Array:
@@ -92,73 +58,6 @@ def perturbed(
     noise = none if noise is None else none + noise
     # With a select at the end, XLA on CPU makes the scores in one loop.
     return jnp.where(logits == jnp.inf, noise, shifted + noise)
-
-
-def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
-    """The index of the first maximum of each row, with ``axis`` kept.
-
-    It is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
-    """
-    if not _is_pair(scores, axis):
-        scores = lax.stop_gradient(scores)
-        by_cpu, otherwise = (
-            functools.partial(function, axis=axis)
-            for function in (argmax_by_two_reductions, argmax_by_one_reduction)
-        )
-        return lax.platform_dependent(scores, cpu=by_cpu, default=otherwise)
-    other, position = jnp.flip(scores, axis), _position(scores, axis)
-    is_second = jnp.where(position == 0, other > scores, scores > other)
-    index = jnp.where(row_max(scores, axis) == -jnp.inf, -1, is_second.astype(jnp.int32))
-    return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
-
-
-def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
-    """``first_argmax`` as XLA on CPU computes it by vectors, which it does not one reduction."""
-    largest = row_max(scores, axis)
-    largest = jnp.where(largest == -jnp.inf, jnp.inf, largest)  # which no score attains
-    classes = scores.shape[axis]
-    position = _position(scores, axis)
-    # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.
-    if is_few(scores.shape) or (isinstance(classes, int) and 4 * SHORT <= classes < EXACT_FLOATS):
-        position = position.astype(jnp.float32)
-    attained = jnp.where(scores == largest, position, classes)
-    # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
-    attained = jnp.where(jnp.isnan(scores), -2, attained)
-    first = jnp.min(attained, axis, keepdims=True).astype(jnp.int32)
-    return jnp.where(first == classes, -1, first)
-
-
-def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
-    """``first_argmax`` in one pass; devices that divide ``axis`` exchange a pair each."""
-
-    def better(one, other):
-        (score, index), (other_score, other_index) = one, other
-        is_first = lax.eq(score, other_score) & lax.lt(index, other_index)
-        is_better = lax.gt(score, other_score) | lax.ne(score, score) | is_first
-        pairs = (score, other_score), (index, other_index)
-        return tuple(lax.select(is_better, *pair) for pair in pairs)
-
-    none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
-    largest, index = lax.reduce((scores, _position(scores, axis)), none, better, (axis,))
-    index = jnp.where(largest == -jnp.inf, -1, index)  # a single class XLA does not reduce
-    return jnp.expand_dims(jnp.where(jnp.isnan(largest), -2, index), axis)
-
-
-def row_index(index: jax.Array, axis: int) -> jax.Array:
-    """That of ``first_argmax``, one a row, without ``axis``; -1 in a row with NaN too."""
-    return jnp.squeeze(lax.slice_in_dim(jnp.maximum(index, -1), 0, 1, axis=axis), axis)
-
-
-def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
-    """Where the index stands, boolean; nowhere in a row without a class or with NaN."""
-    # Of positions alone, every device of a mesh would hold the whole. Compared with themselves, the
-    # logits change nothing (a row with NaN has no index) and the result is sharded as they are.
-    return (_position(logits, axis) == index) & (logits == logits)
-
-
-def _position(array: jax.Array, axis: int) -> jax.Array:
-    sharding = explicit_sharding(array)
-    return lax.broadcasted_iota(jnp.int32, array.shape, axis, out_sharding=sharding)
 
 
 def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
@@ -231,14 +130,14 @@ def tempered_softmax(
     inverse = jnp.where(is_empty, 1, 1 / positive_or_nan(temperature))
     info = jnp.finfo(scores.dtype)
     largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
-    if _is_pair(scores, axis):
+    if is_pair(scores, axis):
         smallest = jnp.minimum(scores, jnp.flip(scores, axis))
         smaller = jnp.exp((smallest - largest) * inverse)
         return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
     tempered = (scores - largest) * inverse
     weights = _exp_of_rows(tempered, temperature, axis)
-    return weights / (_row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
+    return weights / (row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
 
 
 def _exp_of_rows(array: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
@@ -288,10 +187,10 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         if temperature_tangent is not None:
             log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
             change -= (temperature_tangent * scale) * log_relaxed
-        total = _row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
+        total = row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
         # This changes no number. Transposed, it keeps XLA on CPU from writing the total once for
         # each class; for two classes that is the faster, and nothing keeps it.
-        if not (is_divided(relaxed, axis) or _is_pair(relaxed, axis)):
+        if not (is_divided(relaxed, axis) or is_pair(relaxed, axis)):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
             total = jnp.where(jnp.isnan(first), 0, total)
         return (scale * jnp.where(relaxed == 0, 0, relaxed * (change - total))).astype(dtype)

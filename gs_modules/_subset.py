@@ -14,8 +14,6 @@ from gs_modules import _arguments
 from gs_modules._noise import class_noise_like
 from gs_modules._relaxed import (
     computing_logits,
-    first_argmax,
-    is_at,
     is_nan_row,
     none_if_zero,
     perturbed,
@@ -24,6 +22,7 @@ from gs_modules._relaxed import (
     softmax_tangent,
     with_derivative_of,
 )
+from gs_modules._rows import first_argmax, is_at
 
 FEW_ROUNDS = 4
 """Of a relaxed k-hot sample. One after the other, they take no longer to compile than a loop, whose

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gs_modules as gs
 from gs_modules._noise import explicit_sharding, gumbel_noise_like
-from gs_modules._relaxed import argmax_by_one_reduction
+from gs_modules._rows import argmax_by_one_reduction
 
 
 def noise(key, logits, temperature):

@@ -32,6 +32,7 @@ CORE = [
     "_fused",
     "_kernels",
     "_jacobian",
+    "_rows",
     "_relaxed",
     "_gpu",
     "_draw",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gs_modules as gs
-from gs_modules import _fused, _gpu, _jacobian, _kernels, _philox, _relaxed, _scores, _tiles
+from gs_modules import _fused, _gpu, _jacobian, _kernels, _philox, _relaxed, _rows, _scores, _tiles
 from gs_modules._noise import gumbel_noise_like
 
 KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
@@ -121,7 +121,7 @@ def test_samples_are_those_of_xla(short_rows, key, rows, classes, dtype):
     assert not np.any(soft[0]) and np.all(np.isnan(soft[1]))
     hard = interpreted(_fused.one_hot, data, logits, temperature, dtype)
     assert hard.dtype == dtype
-    expected_index = _relaxed.first_argmax(_relaxed.perturbed(wide, noise, 1), 1)
+    expected_index = _rows.first_argmax(_relaxed.perturbed(wide, noise, 1), 1)
     expected = _relaxed.one_hot(expected_index, wide, temperature, 1)
     np.testing.assert_array_equal(hard.astype(jnp.float32), expected)
     index = interpreted(_fused.first_argmax, data, logits)
@@ -170,7 +170,7 @@ def test_each_row_has_its_temperature_and_wrong_ones_are_nan(short_rows, classes
     noise = gumbel_noise_like(KEY, logits)
     expected = _relaxed.relaxed(logits, noise, jnp.asarray(given), 1)
     np.testing.assert_allclose(interpreted(_fused.relaxed, *arguments), expected, atol=8 * EPSILON)
-    index = _relaxed.first_argmax(_relaxed.perturbed(logits, noise, 1), 1)
+    index = _rows.first_argmax(_relaxed.perturbed(logits, noise, 1), 1)
     expected = _relaxed.one_hot(index, logits, jnp.asarray(given), 1)
     np.testing.assert_array_equal(interpreted(_fused.one_hot, *arguments), expected)
 
@@ -356,7 +356,7 @@ def test_off_a_cpu_one_reduction_finds_the_first_of_equal_scores(classes):
     rows[4, -1] = rows[5, 0] = np.nan
     expected[4:6] = -2
     for axis, scores in enumerate((rows.T, rows)):
-        index = _relaxed.argmax_by_one_reduction(jnp.asarray(scores), axis)
+        index = _rows.argmax_by_one_reduction(jnp.asarray(scores), axis)
         assert index.dtype == jnp.int32
         np.testing.assert_array_equal(jnp.squeeze(index, axis), expected)
 
@@ -372,7 +372,7 @@ def test_on_a_gpu_the_index_is_that_of_the_host(whose, classes, key):
         noise = gumbel_noise_like(key, logits)
         scores = _relaxed.perturbed(logits, noise, 1)
         relaxed = _relaxed.relaxed(logits, noise, jnp.float32(0.5), 1)
-        return noise, relaxed, _relaxed.first_argmax(scores, 1)[:, 0]
+        return noise, relaxed, _rows.first_argmax(scores, 1)[:, 0]
 
     noise = jax.jit(lambda logits: noise_and_index(logits)[0])(logits)
     if whose == "kernel" and classes > 1000 and key is DEFAULT:

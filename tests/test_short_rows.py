@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gs_modules as gs
 from gs_modules._loops import FEW
-from gs_modules._relaxed import SHORT, row_max
+from gs_modules._rows import SHORT, row_max
 
 KEY = jax.random.key(19)
 SIZES = [1, 2, 3, 10, 33]

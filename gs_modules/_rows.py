@@ -1,0 +1,113 @@
+"""Reductions of the rows of an array: maximum, sum, and the index of the first maximum."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gs_modules._loops import is_few
+from gs_modules._noise import explicit_sharding
+
+SHORT = 16
+"""Classes that fill one vector of numbers."""
+
+EXACT_FLOATS = 2**24
+"""Up to here every integer is a float32."""
+
+
+def row_max(array: jax.Array, axis: int) -> jax.Array:
+    """The maximum of each row, with ``axis`` kept; for two classes beside each of the two.
+
+    XLA on CPU takes many times as long to reduce rows of two as to combine them with themselves,
+    the other way round. A NaN may be lost.
+    """
+    if is_pair(array, axis):
+        return jnp.maximum(array, jnp.flip(array, axis))
+    return jnp.max(array, axis, keepdims=True)
+
+
+def row_sum(array: jax.Array, axis: int) -> jax.Array:
+    """The sum of each row, as ``row_max`` gives the maximum."""
+    if is_pair(array, axis):
+        return array + jnp.flip(array, axis)
+    return jnp.sum(array, axis, keepdims=True)
+
+
+def is_pair(array: jax.Array, axis: int) -> bool:
+    return array.shape[axis] == 2 and not is_divided(array, axis)
+
+
+def is_divided(array: jax.Array, axis: int) -> bool:
+    """Whether devices of an explicit mesh divide this axis: nothing is sliced or gathered on it."""
+    sharding = explicit_sharding(array)
+    return sharding is not None and sharding.spec[axis] is not None
+
+
+def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
+    """The index of the first maximum of each row, with ``axis`` kept.
+
+    It is -1 in a row of -inf and -2 in a row with NaN; of two classes, it stands at each.
+    """
+    if not is_pair(scores, axis):
+        scores = lax.stop_gradient(scores)
+        by_cpu, otherwise = (
+            functools.partial(function, axis=axis)
+            for function in (argmax_by_two_reductions, argmax_by_one_reduction)
+        )
+        return lax.platform_dependent(scores, cpu=by_cpu, default=otherwise)
+    other, position = jnp.flip(scores, axis), _position(scores, axis)
+    is_second = jnp.where(position == 0, other > scores, scores > other)
+    index = jnp.where(row_max(scores, axis) == -jnp.inf, -1, is_second.astype(jnp.int32))
+    return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
+
+
+def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
+    """``first_argmax`` as XLA on CPU computes it by vectors, which it does not one reduction."""
+    largest = row_max(scores, axis)
+    largest = jnp.where(largest == -jnp.inf, jnp.inf, largest)  # which no score attains
+    classes = scores.shape[axis]
+    position = _position(scores, axis)
+    # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.
+    if is_few(scores.shape) or (isinstance(classes, int) and 4 * SHORT <= classes < EXACT_FLOATS):
+        position = position.astype(jnp.float32)
+    attained = jnp.where(scores == largest, position, classes)
+    # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
+    attained = jnp.where(jnp.isnan(scores), -2, attained)
+    first = jnp.min(attained, axis, keepdims=True).astype(jnp.int32)
+    return jnp.where(first == classes, -1, first)
+
+
+def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
+    """``first_argmax`` in one pass; devices that divide ``axis`` exchange a pair each."""
+
+    def better(one, other):
+        (score, index), (other_score, other_index) = one, other
+        is_first = lax.eq(score, other_score) & lax.lt(index, other_index)
+        is_better = lax.gt(score, other_score) | lax.ne(score, score) | is_first
+        pairs = (score, other_score), (index, other_index)
+        return tuple(lax.select(is_better, *pair) for pair in pairs)
+
+    none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
+    largest, index = lax.reduce((scores, _position(scores, axis)), none, better, (axis,))
+    index = jnp.where(largest == -jnp.inf, -1, index)  # a single class XLA does not reduce
+    return jnp.expand_dims(jnp.where(jnp.isnan(largest), -2, index), axis)
+
+
+def row_index(index: jax.Array, axis: int) -> jax.Array:
+    """That of ``first_argmax``, one a row, without ``axis``; -1 in a row with NaN too."""
+    return jnp.squeeze(lax.slice_in_dim(jnp.maximum(index, -1), 0, 1, axis=axis), axis)
+
+
+def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
+    """Where the index stands, boolean; nowhere in a row without a class or with NaN."""
+    # Of positions alone, every device of a mesh would hold the whole. Compared with themselves, the
+    # logits change nothing (a row with NaN has no index) and the result is sharded as they are.
+    return (_position(logits, axis) == index) & (logits == logits)
+
+
+def _position(array: jax.Array, axis: int) -> jax.Array:
+    sharding = explicit_sharding(array)
+    return lax.broadcasted_iota(jnp.int32, array.shape, axis, out_sharding=sharding)
