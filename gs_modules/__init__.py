@@ -29,14 +29,8 @@ from gs_modules._estimators import (
     StraightThroughArgmax,
     StraightThroughGumbel,
 )
-from gs_modules._gates import (
-    GateOutput,
-    balancing_bias,
-    check_gate,
-    gate_features,
-    gate_law,
-    gate_output,
-)
+from gs_modules._gate_law import balancing_bias, check_gate, gate_features, gate_law
+from gs_modules._gates import GateOutput, gate_output
 from gs_modules._latents import LatentOutput, has_learned_prior, latent_logits, latent_output
 from gs_modules._lookup import gumbel_lookup
 from gs_modules._metrics import Usage

@@ -1,33 +1,23 @@
-"""What ``GumbelGate`` reads, in every framework, and what it returns: a choice among branches."""
+"""What ``GumbelGate`` returns in every framework: weights, choices, and losses that keep them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
-from gs_modules._estimators import StraightThroughGumbel
+from gs_modules._branches import Branches, combined
 from gs_modules._metrics import Usage
 from gs_modules._modules import sample_output
-from gs_modules._relaxed import (
-    computing_logits,
-    log_probabilities,
-    with_derivative_of,
-)
+from gs_modules._relaxed import log_probabilities
 from gs_modules._subset import largest_first
-from gs_modules._types import AxisName, Estimator
-
-Branches = ArrayLike | Sequence[ArrayLike] | Sequence[Callable[[], ArrayLike]]
+from gs_modules._types import AxisName
 
 
 @functools.partial(
@@ -102,7 +92,9 @@ class GateOutput:
             ValueError: there are not N branches, or their shapes or dtypes do not fit.
         """
         with _arguments.errors_of(f"{self.module}: combine"):
-            return _combine(self, branches)
+            is_one_choice = self.deterministic and self.index.shape == (1,)
+            chosen = self.index[0] if is_one_choice else None
+            return combined(self.weights, self.logits, branches, chosen)
 
     def usage(self, *, where: ArrayLike | None = None, axis_name: AxisName | None = None) -> Usage:
         """How often each choice was made in this batch; counts ``[N]`` that merge."""
@@ -181,87 +173,6 @@ class GateOutput:
         return total / jnp.maximum(count, 1)
 
 
-def check_gate(num_choices: int, k: int, estimator: Estimator, unimix: float) -> None:
-    """Refuses what cannot be a gate.
-
-    Raises:
-        TypeError: ``num_choices`` or ``k`` is no integer, ``unimix`` no number.
-        ValueError: ``num_choices`` is not positive, ``k`` is not in ``1 .. num_choices``,
-            ``unimix`` is not in [0, 1), or ``k > 1`` with another estimator than the default.
-
-    Example:
-        >>> check_gate(4, 2, StraightThroughGumbel(), 0.01)
-    """
-    num_choices = _arguments.positive_count("num_choices", num_choices)
-    k = _arguments.positive_count("k", k, num_choices)
-    if k > 1 and estimator != StraightThroughGumbel():
-        raise ValueError(
-            f"k = {k} choices are drawn by gumbel_top_k, not by {estimator!r}; write "
-            f"estimator=StraightThroughGumbel() or k=1"
-        )
-    if isinstance(unimix, (bool, np.bool_)) or not isinstance(unimix, (int, float, np.number)):
-        raise TypeError(f"unimix must be a number, got {unimix!r}")
-    if not 0 <= unimix < 1:
-        raise ValueError(f"unimix, the uniform share, must be in [0, 1), got {unimix!r}")
-
-
-def gate_features(x: ArrayLike) -> jax.Array:
-    """The input of a gate, ``[..., D]``, in float32 whatever the dtype of the model.
-
-    Raises:
-        TypeError: not floating.
-        ValueError: a scalar.
-
-    Example:
-        >>> gate_features(jnp.ones((2, 5), jnp.bfloat16)).dtype
-        dtype('float32')
-    """
-    features = _arguments.floating_array("x", x)
-    if features.ndim == 0:
-        raise ValueError("x must have the shape [..., D], got a scalar")
-    return features.astype(jnp.float32)
-
-
-def gate_law(
-    logits: ArrayLike,
-    *,
-    where: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    unimix: float = 0.0,
-) -> tuple[jax.Array, jax.Array]:
-    """A gate's own logits, and those of the law that its choice is drawn from.
-
-    The law is ``(1 - unimix) * softmax(logits + bias) + unimix / M`` over the M choices that are
-    not excluded.
-
-    Args:
-        logits: ``[..., N]`` floating, unnormalised log-probabilities.
-        where: boolean mask that broadcasts to ``logits``; False excludes a choice.
-        bias: floating, broadcasts to ``logits`` and is added to them.
-        unimix: in [0, 1).
-
-    Returns:
-        Both ``[..., N]`` float32 (float64 for float64 logits), ``-inf`` where excluded.
-
-    Raises:
-        TypeError: ``logits`` or ``bias`` are not floating, ``where`` is not boolean.
-        ValueError: there is no choice, or ``where`` or ``bias`` do not broadcast.
-
-    References:
-        Hafner et al. (2023), https://arxiv.org/abs/2301.04104, for the uniform share.
-
-    Example:
-        >>> _, law = gate_law(jnp.array([50.0, 0.0]), unimix=0.01)
-        >>> [round(p, 4) for p in jax.nn.softmax(law).tolist()]
-        [0.995, 0.005]
-    """
-    array, axis, mask = _arguments.categories(logits, -1, where)
-    law = logits = computing_logits(array, mask)
-    if bias is not None:
-        law = law + _arguments.like_logits("bias", bias, logits).astype(law.dtype)
-    return logits, _with_uniform_share(law, unimix, axis) if unimix else law
-
-
 def gate_output(
     weights: jax.Array,
     logits: jax.Array,
@@ -299,140 +210,3 @@ def gate_output(
         deterministic=temperature is None,
         module=module,
     )
-
-
-def balancing_bias(bias: jax.Array, usage: Usage, rate: float = 1e-3) -> jax.Array:
-    """The bias of a gate after one more update: ``bias + rate * sign(mean count - count)``.
-
-    Choices that were made too often become less probable, without a loss and so without a gradient
-    that works against the model's. Call the gate with ``bias=``, this once for each update.
-
-    Args:
-        bias: ``[N]``, zeros at first.
-        usage: of the gate since the last update.
-        rate: the change of a logit, positive.
-
-    Returns:
-        ``[N]`` in the dtype of ``bias``.
-
-    Raises:
-        TypeError: ``bias`` is not floating, ``rate`` is no number.
-        ValueError: the shapes differ, or ``rate`` is not positive.
-
-    References:
-        Wang et al. (2024), https://arxiv.org/abs/2408.15664.
-
-    Example:
-        >>> balancing_bias(jnp.zeros(3), Usage(jnp.array([8, 1, 3])), rate=0.5).tolist()
-        [-0.5, 0.5, 0.5]
-    """
-    bias = _arguments.floating_array("bias", bias)
-    if bias.shape != usage.counts.shape:
-        raise ValueError(
-            f"bias must have the shape of the counts, {usage.counts.shape}, got {bias.shape}"
-        )
-    counts = usage.counts.astype(jnp.float32)
-    change = _arguments.positive_number("rate", rate) * jnp.sign(counts.mean() - counts)
-    return bias + change.astype(bias.dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _with_uniform_share(law: jax.Array, share: float, axis: int) -> jax.Array:
-    is_possible = law != -jnp.inf
-    count = jnp.sum(is_possible, axis, keepdims=True)
-    log_uniform = math.log(share) - jnp.log(jnp.maximum(count, 1).astype(law.dtype))
-    own = log_probabilities(law, axis) + math.log1p(-share)
-    return jnp.where(is_possible, jnp.logaddexp(own, log_uniform), -jnp.inf)
-
-
-def _combine(gate: GateOutput, branches: Any) -> jax.Array:
-    num_choices = gate.weights.shape[-1]
-    try:
-        count = len(branches)
-    except TypeError:
-        raise TypeError(
-            f"branches must be an array [N, ...], a list of arrays or a list of functions of "
-            f"nothing, got {type(branches).__name__}"
-        ) from None
-    if count != num_choices:
-        raise ValueError(f"the gate has {num_choices} choices: give as many branches, got {count}")
-    are_functions = {callable(branch) for branch in branches}
-    if len(are_functions) > 1:
-        raise TypeError("branches must be all arrays or all functions of nothing, got some of each")
-    if are_functions == {True}:
-        _check_functions(branches)
-    if are_functions == {True} and gate.deterministic and gate.index.shape == (1,):
-        return _chosen_alone(gate, branches)
-    values = [branch() for branch in branches] if are_functions == {True} else branches
-    for value in values:
-        if isinstance(value, (tuple, list)):
-            raise TypeError(f"a branch must be one array, got a {type(value).__name__}")
-    arrays = [_arguments.floating_array("branch", value) for value in values]
-    _check_branches(arrays, gate.weights.shape[:-1])
-    return _weighted_sum(gate.weights, gate.logits, arrays)
-
-
-def _check_functions(branches: Sequence[Callable[..., Any]]) -> None:
-    """That each can be called with nothing, unlike a module of Flax or Haiku."""
-    for branch in branches:
-        try:
-            inspect.signature(branch).bind()
-        except TypeError as error:
-            raise TypeError(
-                f"a branch that is a function takes nothing, got {type(branch).__name__} with a "
-                f"{error}; give what it returns, branch(x), or lambda: branch(x)"
-            ) from None
-        except ValueError:  # of a builtin, which has no signature
-            continue
-
-
-def _check_branches(branches: Sequence[Any], batch: tuple[int, ...]) -> None:
-    """That arrays, or the shapes and dtypes of arrays, are of one kind that fits the gate."""
-    for what in ("shape", "dtype"):
-        found = list(dict.fromkeys(str(getattr(branch, what)) for branch in branches))
-        if len(found) > 1:
-            raise ValueError(f"branches must have one {what}, got {' and '.join(found)}")
-    if branches[0].shape[: len(batch)] != batch:
-        raise ValueError(
-            f"branches of shape {branches[0].shape} must begin with the axes of the gate's weights "
-            f"but the last: {batch}"
-        )
-
-
-@functools.partial(jax.jit, inline=True)
-def _weighted_sum(weights, logits, branches):
-    dtype = branches[0].dtype
-    trailing = (1,) * (branches[0].ndim - weights.ndim + 1)
-    computing = _arguments.computing_dtype(dtype)
-
-    def of_branch(per_choice, n):
-        return per_choice[..., n].reshape(*per_choice.shape[:-1], *trailing)
-
-    def total(left_out):
-        """Without the branches that ``left_out`` names, whose NaN would survive a weight of 0."""
-        terms = [
-            jnp.where(
-                of_branch(left_out, n),
-                0,
-                of_branch(weights, n).astype(computing) * branch.astype(computing),
-            )
-            for n, branch in enumerate(branches)
-        ]
-        return functools.reduce(jnp.add, terms).astype(dtype)
-
-    return with_derivative_of(total(weights == 0), total(logits == -jnp.inf))
-
-
-def _chosen_alone(gate: GateOutput, branches: Sequence[Callable[[], jax.Array]]) -> jax.Array:
-    shapes = [jax.eval_shape(branch) for branch in branches]
-    for shape in shapes:
-        if not jnp.issubdtype(getattr(shape, "dtype", jnp.int32), jnp.floating):
-            raise TypeError(f"a branch must give a floating-point array, got {shape}")
-    _check_branches(shapes, ())
-
-    def none() -> jax.Array:  # zeros, or NaN where the logits are
-        return jnp.full(shapes[0].shape, gate.weights.sum().astype(shapes[0].dtype))
-
-    chosen = gate.index[0]
-    number = jnp.where(chosen < 0, len(branches), chosen)
-    return lax.switch(number, [*branches, none])

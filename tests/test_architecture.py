@@ -47,6 +47,8 @@ CORE = [
     "_metrics",
     "_modules",
     "_latents",
+    "_gate_law",
+    "_branches",
     "_gates",
 ]
 FRONT_ENDS = {"nnx": "flax", "linen": "flax", "haiku": "haiku"}
