@@ -9,91 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 import gs_modules as core
+from gs_modules._linen_sampler import COLLECTION, Sampler
 
 __all__ = ["CategoricalLatent", "GumbelGate", "GumbelSoftmax", "set_step"]
 
-COLLECTION = "anneal"
-"""The variable collection that holds the clocks."""
 
-
-class _Sampler(nn.Module, kw_only=True):
-    """Mode, clock and key stream; each public module adds what it reads and returns.
-
-    Private methods are not wrapped: they are no methods of the module for ``nn.intercept_methods``
-    and ``capture_intermediates``.
-    """
-
-    temperature: float | core.Schedule = 1.0
-    estimator: core.Estimator = core.StraightThroughGumbel()
-    deterministic: bool | None = None
-    dtype: DTypeLike | None = None
-    rng_collection: str = "gumbel"
-
-    @nn.nowrap
-    def _draw(
-        self,
-        logits: ArrayLike,
-        where: ArrayLike | None,
-        deterministic: bool | None,
-        temperature: ArrayLike | None,
-        step: ArrayLike | None,
-        key: jax.Array | None,
-        k: int = 1,
-    ) -> tuple[jax.Array, ArrayLike | None]:
-        """The sample, and the temperature that it was drawn at (None: deterministic)."""
-        schedule = core.check_temperature(self.temperature)
-        estimator = core.check_estimator(self.estimator)
-        if callable(schedule) and self.is_initializing():
-            self.variable(COLLECTION, "step", jnp.zeros, (), jnp.int32)
-        if core.resolve_deterministic(deterministic, self.deterministic):
-            sample = core.draw_deterministic(logits, where=where, k=k)
-            return sample, None
-        key = self._key() if key is None else key
-        step = self._tick(step) if callable(schedule) else None
-        temperature = core.resolve_temperature(schedule, temperature, step)
-        sample = core.draw(estimator, key, logits, temperature, where=where, k=k)
-        return sample, temperature
-
-    @nn.nowrap
-    def _key(self) -> jax.Array:
-        # Outside init, make_rng would fall back to the stream `params`: the same noise everywhere.
-        if not (self.has_rng(self.rng_collection) or self.is_initializing()):
-            raise ValueError(
-                f"there is no key stream {self.rng_collection!r}: write "
-                f"apply(..., rngs={{{self.rng_collection!r}: key}}), or call it with key=, or "
-                f"with deterministic=True; inside nn.scan and nn.vmap, name it in split_rngs"
-            )
-        return self.make_rng(self.rng_collection)
-
-    @nn.nowrap
-    def _tick(self, step: Any) -> jax.Array:
-        """The step of this call; the clock goes on to the next."""
-        is_mutable = self.is_mutable_collection(COLLECTION)
-        if step is None:
-            if not self.has_variable(COLLECTION, "step"):
-                raise ValueError(
-                    f"there is a schedule but no clock: pass the collection "
-                    f"{COLLECTION!r} that init returned, or call it with step="
-                )
-            if not is_mutable:
-                raise ValueError(
-                    f"the clock cannot advance: write apply(..., "
-                    f'mutable=["{COLLECTION}"]), or call it with step= or deterministic=True'
-                )
-            step = core.check_clock(self.get_variable(COLLECTION, "step"))
-        if is_mutable and not self.is_initializing():
-            self.put_variable(COLLECTION, "step", core.next_step(step))
-        return core.as_step(step)
-
-    @nn.nowrap
-    def _name(self) -> str:
-        return f"{type(self).__name__} at {'/'.join(self.path) or 'the top'}"
-
-
-class GumbelSoftmax(_Sampler):
+class GumbelSoftmax(Sampler):
     """Samples its input, logits ``[..., K]``; the one-hot argmax when deterministic.
 
     Args:
@@ -139,7 +63,7 @@ class GumbelSoftmax(_Sampler):
             return core.sample_output(sample, x, self.dtype)
 
 
-class CategoricalLatent(_Sampler):
+class CategoricalLatent(Sampler):
     """L categorical latents of K classes, with the KL divergence from their prior.
 
     Args:
@@ -201,11 +125,11 @@ class CategoricalLatent(_Sampler):
             )
 
 
-class GumbelGate(_Sampler):
+class GumbelGate(Sampler):
     """Chooses k of N, by its input or by free logits; see ``gs_modules.GateOutput``.
 
-    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / N``, computed in
-    float32 whatever the dtype of the model.
+    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / M`` over the M
+    choices that ``where`` keeps, computed in float32 whatever the dtype of the model.
 
     Args:
         num_choices: N.

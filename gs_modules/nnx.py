@@ -8,16 +8,14 @@ is ``rngs["gumbel"]()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.traverse_util import flatten_dict
 from jax.typing import ArrayLike, DTypeLike
 
 import gs_modules as core
+from gs_modules._nnx_sampler import AnnealStep, Sampler
+from gs_modules._nnx_state import assert_ticks, restore, set_key, set_step
 
 __all__ = [
     "AnnealStep",
@@ -31,114 +29,7 @@ __all__ = [
 ]
 
 
-_FAR = 2**30
-"""A step and a count that no test reaches."""
-
-
-class AnnealStep(nnx.Variable):
-    """The clock of a module with a schedule: one int32, the number of training calls so far."""
-
-
-class _Sampler(nnx.Module):
-    """Mode, clock and key stream; each public module adds what it reads and returns."""
-
-    def __init__(
-        self,
-        *,
-        temperature: float | core.Schedule,
-        estimator: core.Estimator,
-        deterministic: bool | None,
-        dtype: DTypeLike | None,
-        rng_collection: str,
-        rngs: nnx.Rngs | nnx.RngStream | None,
-    ):
-        with core.errors_of(self._name()):
-            self.temperature = core.check_temperature(temperature)
-            self.estimator = core.check_estimator(estimator)
-        # Not None: train() would change it, and with it the static part that nnx.jit traces for.
-        self.deterministic = core.resolve_deterministic(None, deterministic)
-        self.dtype = dtype
-        self.rng_collection = rng_collection
-        self.rngs = nnx.data(_own_stream(rngs, rng_collection))
-        if callable(self.temperature):
-            self.step = AnnealStep(jnp.zeros((), jnp.int32))
-
-    def set_view(self, deterministic: bool | None = None):
-        """What ``nnx.view`` sets.
-
-        Args:
-          deterministic: if True, the one-hot argmax without noise; if False, a sample.
-        """
-        if deterministic is not None:
-            self.deterministic = deterministic
-
-    def _draw(
-        self,
-        logits: ArrayLike,
-        where: ArrayLike | None,
-        deterministic: bool | None,
-        temperature: ArrayLike | None,
-        step: ArrayLike | None,
-        key: jax.Array | None,
-        k: int = 1,
-    ) -> tuple[jax.Array, ArrayLike | None]:
-        """The sample, and the temperature that it was drawn at (None: deterministic)."""
-        if core.resolve_deterministic(deterministic, self.deterministic):
-            sample = core.draw_deterministic(logits, where=where, k=k)
-            return sample, None
-        used = None if self.rngs is None else self.rngs.count[...]
-        at = self._step(step)
-        temperature = core.resolve_temperature(self.temperature, temperature, at)
-        key = self._key() if key is None else key
-        try:
-            sample = core.draw(self.estimator, key, logits, temperature, where=where, k=k)
-        except Exception:  # a refused call changes nothing
-            if self.rngs is not None:
-                self.rngs.count[...] = used
-            raise
-        if at is not None:
-            self.step[...] = core.next_step(at)
-        return sample, temperature
-
-    def _key(self) -> jax.Array:
-        if self.rngs is None:
-            raise ValueError(
-                f"there is no key stream: build the module with "
-                f"rngs=nnx.Rngs({self.rng_collection}=0), or call it with key=, or with "
-                f"deterministic=True"
-            )
-        return self.rngs()
-
-    def _step(self, step: Any) -> jax.Array | None:
-        """The step of this call; None with a constant temperature."""
-        if not callable(self.temperature):
-            return None
-        if step is None:
-            step = core.check_clock(self.step[...])
-        return core.as_step(step)
-
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def _wind(self) -> None:
-        """Puts the clock and the count of the stream where no step of a test puts them."""
-        if callable(self.temperature):
-            self.step[...] = jnp.full_like(self.step[...], _FAR)
-        if self.rngs is not None:
-            self.rngs.count[...] = jnp.full_like(self.rngs.count[...], _FAR)
-
-    def _has_ticked(self) -> bool:
-        """Since ``_wind``; ``set_key`` leaves a count of 0, ``set_step`` a clock not so far."""
-        moved = []
-        if callable(self.temperature):
-            moved.append((self.step[...] > _FAR).all())
-        if self.rngs is not None:
-            count = self.rngs.count[...]
-            moved.append(((count != _FAR) & (count != 0)).all())
-        return any(map(bool, moved))
-
-
-class GumbelSoftmax(_Sampler):
+class GumbelSoftmax(Sampler):
     """Samples its input, logits ``[..., K]``; the one-hot argmax when deterministic.
 
     Args:
@@ -155,25 +46,6 @@ class GumbelSoftmax(_Sampler):
         >>> layer(jnp.zeros((2, 3))).shape, layer.step[...].item()
         ((2, 3), 1)
     """
-
-    def __init__(
-        self,
-        *,
-        temperature: float | core.Schedule = 1.0,
-        estimator: core.Estimator = core.StraightThroughGumbel(),
-        deterministic: bool | None = None,
-        dtype: DTypeLike | None = None,
-        rng_collection: str = "gumbel",
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ):
-        super().__init__(
-            temperature=temperature,
-            estimator=estimator,
-            deterministic=deterministic,
-            dtype=dtype,
-            rng_collection=rng_collection,
-            rngs=rngs,
-        )
 
     def __call__(
         self,
@@ -200,7 +72,7 @@ class GumbelSoftmax(_Sampler):
             return core.sample_output(sample, x, self.dtype)
 
 
-class CategoricalLatent(_Sampler):
+class CategoricalLatent(Sampler):
     """L categorical latents of K classes, with the KL divergence from their prior.
 
     Args:
@@ -245,11 +117,10 @@ class CategoricalLatent(_Sampler):
         with core.errors_of(self._name()):
             self.num_latents = core.check_count("num_latents", num_latents)
             self.num_classes = core.check_count("num_classes", num_classes)
-        self.prior = prior
-        if core.has_learned_prior(prior):
-            self.prior_logits = nnx.Param(
-                jnp.zeros((self.num_latents, self.num_classes), jnp.float32)
-            )
+            self.has_learned_prior = core.has_learned_prior(prior)
+        if self.has_learned_prior:
+            shape = (self.num_latents, self.num_classes)
+            self.prior_logits = nnx.Param(jnp.zeros(shape, jnp.float32))
 
     def __call__(
         self,
@@ -274,17 +145,17 @@ class CategoricalLatent(_Sampler):
         with core.errors_of(self._name()):
             logits = core.latent_logits(x, self.num_latents, self.num_classes)
             sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-            prior_logits = self.prior_logits[...] if self.prior == "learned" else None
+            prior_logits = self.prior_logits[...] if self.has_learned_prior else None
             return core.latent_output(
                 sample, logits, prior_logits, temperature, where=where, dtype=self.dtype
             )
 
 
-class GumbelGate(_Sampler):
+class GumbelGate(Sampler):
     """Chooses k of N, by its input or by free logits; see ``gs_modules.GateOutput``.
 
-    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / N``, computed in
-    float32 whatever the dtype of the model.
+    The law of one choice is ``(1 - unimix) * softmax(logits + bias) + unimix / M`` over the M
+    choices that ``where`` keeps, computed in float32 whatever the dtype of the model.
 
     Args:
         num_choices: N.
@@ -338,19 +209,20 @@ class GumbelGate(_Sampler):
         )
         with core.errors_of(self._name()):
             core.check_gate(num_choices, k, estimator, unimix)
+            if in_features is None:
+                self.logits = nnx.Param(jnp.zeros(num_choices, jnp.float32))
+            elif isinstance(rngs, nnx.Rngs):
+                in_features = core.check_count("in_features", in_features)
+                self.dense = nnx.Linear(in_features, num_choices, dtype=jnp.float32, rngs=rngs)
+            else:
+                raise ValueError(
+                    f"a gate with in_features makes parameters: write rngs=nnx.Rngs(0), "
+                    f"got {rngs!r}"
+                )
         self.num_choices = num_choices
         self.k = k
         self.unimix = unimix
         self.in_features = in_features
-        if in_features is None:
-            self.logits = nnx.Param(jnp.zeros(num_choices, jnp.float32))
-        elif isinstance(rngs, nnx.Rngs):
-            in_features = core.check_count("in_features", in_features)
-            self.dense = nnx.Linear(in_features, num_choices, dtype=jnp.float32, rngs=rngs)
-        else:
-            raise ValueError(
-                f"a gate with in_features makes parameters: write rngs=nnx.Rngs(0), got {rngs!r}"
-            )
 
     def __call__(
         self,
@@ -402,182 +274,3 @@ class GumbelGate(_Sampler):
                 f"{features.shape}"
             )
         return self.dense(features)
-
-
-def set_step(model: nnx.Module, step: int | jax.Array) -> None:
-    """Sets every clock in ``model`` to ``step``, in place; also under ``nnx.jit``.
-
-    For gradient accumulation, for a layer called several times per update, or to resume from an
-    optimizer's count.
-
-    Raises:
-        ValueError: the model has no clock.
-
-    Example:
-        >>> layer = GumbelSoftmax(temperature=core.Linear(1.0, 0.5, steps=10))
-        >>> set_step(layer, 7)
-        >>> layer.step[...].item()
-        7
-    """
-    clocks = [node for _, node in nnx.iter_graph(model) if isinstance(node, AnnealStep)]
-    if not clocks:
-        raise ValueError(f"set_step: {type(model).__name__} holds no module with a schedule")
-    for clock in clocks:
-        clock[...] = jnp.full_like(clock[...], core.as_step(step), dtype=jnp.int32)
-
-
-def _own_stream(rngs: nnx.Rngs | nnx.RngStream | None, rng_collection: str) -> nnx.RngStream | None:
-    if rngs is None:
-        return None
-    if isinstance(rngs, nnx.RngStream):
-        return rngs.fork()
-    if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs must be nnx.Rngs or nnx.RngStream, got {type(rngs).__name__}")
-    if rng_collection not in rngs and "default" not in rngs:
-        raise ValueError(
-            f"rngs has neither the stream {rng_collection!r} nor 'default': write "
-            f"nnx.Rngs({rng_collection}=0) or nnx.Rngs(0)"
-        )
-    return rngs[rng_collection].fork()
-
-
-def set_key(model: nnx.Module, key: jax.Array) -> None:
-    """Gives every stream of ``model`` a key of its own made from ``key``, in place.
-
-    Noise is then a function of ``key``, as with Linen's ``rngs=`` and Haiku's ``apply``: call it
-    with ``fold_in(key, step)`` in each step to continue a run exactly, and under ``jax.shard_map``
-    with ``fold_in(key, jax.lax.axis_index(name))``, so that devices draw differently. It reaches
-    every stream, whatever its name: ``nnx.reseed(model, gumbel=key)`` passes over those that fell
-    back to ``default``, without a word. It works under ``nnx.jit`` too.
-
-    Raises:
-        TypeError: ``key`` is no single key.
-        ValueError: the model has no stream.
-
-    Example:
-        >>> layer = GumbelSoftmax(rngs=nnx.Rngs(0))
-        >>> set_key(layer, jax.random.fold_in(jax.random.key(0), 7))
-        >>> layer(jnp.zeros((2, 3))).shape
-        (2, 3)
-    """
-    streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
-    if not streams:
-        raise ValueError(f"set_key: {type(model).__name__} holds no stream; build it with rngs=")
-    with core.errors_of("set_key"):
-        key = core.check_key(key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    for number, stream in enumerate(streams):
-        own = jax.random.fold_in(key, number)
-        shape = stream.key[...].shape  # of layers that nnx.vmap made
-        stream.key[...] = jax.random.split(own, shape) if shape else own
-        stream.count[...] = jnp.zeros_like(stream.count[...])
-
-
-def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs: Any) -> None:
-    """That a training step moves the clock or the stream of every module in ``model``.
-
-    Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates of a module that is passed
-    to them, without a word: the temperature never anneals and every step draws the same noise.
-    Write this into a test. ``fn`` may call ``set_key`` and ``set_step``. A module that is called
-    with ``key=``, and has no clock or one that ``fn`` sets, keeps nothing that could be dropped and
-    cannot be told from one that does not tick.
-
-    It calls ``fn`` on a copy; the model stays as it is. What else ``fn`` moves, an optimizer for
-    instance, stays moved: give it one for the test.
-
-    Args:
-        fn: the training step, called as ``fn(model, *args, **kwargs)``.
-        model: in training mode.
-        *args: for ``fn``.
-        **kwargs: for ``fn``.
-
-    Raises:
-        AssertionError: a module did not tick.
-        ValueError: the model holds no module of this file.
-
-    Example:
-        >>> layer = GumbelSoftmax(rngs=nnx.Rngs(0))
-        >>> assert_ticks(nnx.jit(lambda layer, x: layer(x)), layer, jnp.zeros((2, 3)))
-        >>> assert_ticks(jax.jit(lambda layer, x: layer(x)), layer, jnp.zeros((2, 3)))
-        Traceback (most recent call last):
-        AssertionError: did not tick: GumbelSoftmax at the top; ...
-    """
-    copy = nnx.clone(model)
-    samplers = {
-        f"{type(node).__name__} at {_path(path) or 'the top'}": node
-        for path, node in nnx.iter_graph(copy)
-        if isinstance(node, _Sampler)
-    }
-    if not samplers:
-        raise ValueError(f"assert_ticks: {type(model).__name__} holds no module of gs_modules.nnx")
-    for sampler in samplers.values():
-        sampler._wind()
-    fn(copy, *args, **kwargs)
-    still = [name for name, sampler in samplers.items() if not sampler._has_ticked()]
-    if still:
-        raise AssertionError(
-            f"did not tick: {', '.join(still)}; use nnx.jit, nnx.vmap, nnx.remat, ... in place of "
-            f"jax's own, which drop the updates of a module passed to them, and call model.train()"
-        )
-
-
-def restore(model: nnx.Module, state: nnx.State | dict[Any, Any]) -> None:
-    """Puts ``state``, the whole of it, into ``model``, in place; anything missing is named.
-
-    ``nnx.update`` takes a state without clocks or streams, such as the parameters alone, and says
-    nothing: the temperature then starts anew.
-
-    Args:
-        model: of the same structure.
-        state: what ``nnx.state(model)`` was, or its ``nnx.to_pure_dict``; also as orbax gives
-            either without a target, with integer paths turned to strings.
-
-    Raises:
-        TypeError: ``state`` is neither a state nor a dict.
-        ValueError: an entry is missing, unknown, or of another shape or dtype; nothing is changed.
-
-    Example:
-        >>> layer = GumbelSoftmax(temperature=core.Linear(1.0, 0.5, steps=10), rngs=nnx.Rngs(0))
-        >>> restore(layer, nnx.state(layer, nnx.Param))
-        Traceback (most recent call last):
-        ValueError: restore: the state lacks the stream rngs/count, ... lacks the clock step; ...
-    """
-    if not isinstance(state, (nnx.State, dict)):
-        raise TypeError(
-            f"restore: state must be nnx.state(model) or a dict of it, got {type(state).__name__}"
-        )
-    pure = nnx.to_pure_dict(state) if isinstance(state, nnx.State) else state
-    entries: dict[tuple[Any, ...], Any] = flatten_dict(pure)
-    if all(path[-1] == "value" for path in entries):  # as orbax gives a State without a target
-        entries = {path[:-1]: value for path, value in entries.items()}
-    given = {_path(path): value for path, value in entries.items()}
-    own = {
-        _path(path): node for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Variable)
-    }
-    for path in own.keys() & given.keys():
-        is_key = jnp.issubdtype(own[path][...].dtype, jax.dtypes.prng_key)
-        if is_key and given[path].dtype == jnp.uint32:  # likewise
-            given[path] = jax.random.wrap_key_data(given[path])
-    wrong = [f"lacks the {_kind(own[path])} {path}" for path in own if path not in given]
-    wrong += [f"has {path}, which the model has not" for path in given if path not in own]
-    for path in own.keys() & given.keys():
-        expected, found = (jax.typeof(value) for value in (own[path][...], given[path]))
-        if (expected.shape, expected.dtype) != (found.shape, found.dtype):
-            wrong.append(f"has {path} as {found.str_short()}, the model as {expected.str_short()}")
-    if wrong:
-        raise ValueError(
-            f"restore: the state {', '.join(wrong)}; save nnx.state(model), not nnx.Param alone"
-        )
-    for path, node in own.items():
-        node[...] = given[path]
-
-
-def _path(path: Sequence[Any]) -> str:
-    return "/".join(map(str, path))
-
-
-def _kind(variable: nnx.Variable) -> str:
-    if isinstance(variable, AnnealStep):
-        return "clock"
-    return "stream" if isinstance(variable, nnx.RngState) else type(variable).__name__

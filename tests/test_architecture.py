@@ -52,6 +52,13 @@ CORE = [
     "_gates",
 ]
 FRONT_ENDS = {"nnx": "flax", "linen": "flax", "haiku": "haiku"}
+PARTS = {
+    "_nnx_sampler": "nnx",
+    "_nnx_state": "nnx",
+    "_linen_sampler": "linen",
+    "_haiku_sampler": "haiku",
+}
+"""The files behind a front-end, which import its framework, the public core and earlier ones."""
 FRAMEWORK_MODULES = (nnx.Module, nn.Module, hk.Module)
 PUBLIC_FILES = {
     "gs_modules": gs_modules,
@@ -95,7 +102,7 @@ def is_documented_constant(name):
 
 def test_every_file_has_a_place_in_the_order():
     files = {path.stem for path in PACKAGE.glob("*.py")}
-    assert files == {"__init__", *CORE, *FRONT_ENDS}
+    assert files == {"__init__", *CORE, *PARTS, *FRONT_ENDS}
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -108,14 +115,17 @@ def test_core_files_import_jax_numpy_and_earlier_core_files(name):
             assert module in earlier
 
 
-@pytest.mark.parametrize("name", FRONT_ENDS)
+@pytest.mark.parametrize("name", [*PARTS, *FRONT_ENDS])
 def test_front_ends_import_their_framework_and_the_public_core(name):
     tree = parsed(name)
+    front_end = PARTS.get(name, name)
+    earlier = itertools.takewhile(lambda part: part != name, PARTS)
+    own = {f"gs_modules.{part}" for part in earlier if PARTS[part] == front_end}
     for module in imports(tree):
         if is_outside(module):
-            assert module.split(".")[0] in {"jax", "numpy", FRONT_ENDS[name]}
+            assert module.split(".")[0] in {"jax", "numpy", FRONT_ENDS[front_end]}
         elif module.startswith("gs_modules"):
-            assert module == "gs_modules"
+            assert module in {"gs_modules", *own}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert node.value.id != "core" or node.attr in gs_modules.__all__
@@ -166,12 +176,15 @@ def test_all_of_the_core_is_what_its_init_imports():
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
 def test_all_of_a_front_end_is_its_public_functions_and_classes(name):
+    module = PUBLIC_FILES[f"gs_modules.{name}"]
+    files = [f"gs_modules.{file}" for file in (name, *PARTS) if PARTS.get(file, name) == name]
     defined = {
-        node.name
-        for node in parsed(name).body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        public
+        for public, value in vars(module).items()
+        if getattr(value, "__module__", None) in files
+        if not (public.startswith("_") or public == "Sampler")
     }
-    assert defined == set(PUBLIC_FILES[f"gs_modules.{name}"].__all__)
+    assert defined == set(module.__all__)
 
 
 @pytest.mark.parametrize(("file", "name"), PUBLIC)
