@@ -57,7 +57,7 @@ def floating_array(name: str, value: ArrayLike) -> jax.Array:
 
 
 def check_key(key: Any) -> jax.Array:
-    """``key`` as it is, or a ``TypeError``: a typed key, or the uint32 data of an old-style one.
+    """``key``, or the uint32 data of an old-style one, as a typed key; else a ``TypeError``.
 
     Example:
         >>> check_key(0)
@@ -70,8 +70,7 @@ def check_key(key: Any) -> jax.Array:
         return key
     if dtype == jnp.uint32 and shape is not None and len(shape) == 1:
         with contextlib.suppress(TypeError, ValueError):  # another length than keys have
-            jax.random.wrap_key_data(key)
-            return key
+            return jax.random.wrap_key_data(key)
     if is_typed:
         raise TypeError(
             f"key must be a single key, got an array of {shape}; use jax.vmap over keys"

@@ -12,9 +12,16 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._draw import draw, hard_sample, has_blocks
+from gs_modules._draw import Given, draw, hard_sample, has_blocks
 from gs_modules._noise import class_noise_like
-from gs_modules._relaxed import computing_logits, one_hot, perturbed, relaxed, with_derivative_of
+from gs_modules._relaxed import (
+    computing_logits,
+    masked,
+    one_hot,
+    perturbed,
+    relaxed,
+    with_derivative_of,
+)
 from gs_modules._rows import first_argmax, row_index
 
 
@@ -171,23 +178,35 @@ def log_weights(weights: ArrayLike) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6), inline=True)
 def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
-    if has_kernel(key, logits, axis, hard):
-        return _gpu.sample(key, _gpu.masked(logits, where), temperature, hard, dtype)
+    if _is_fused(key, logits, axis, hard):
+        return _gpu.sample(key, masked(logits, where), temperature, hard, dtype)
     logits = computing_logits(logits, where)
     if hard:
         return hard_sample(key, logits, temperature, temperature, axis).astype(dtype)
     return relaxed(logits, class_noise_like(key, logits, axis), temperature, axis).astype(dtype)
 
 
-def has_kernel(key, logits, axis, hard):
-    return _gpu.has_kernel(key, logits, axis) and not (hard and has_blocks(key, logits, axis))
+def drawn_index(
+    key: jax.Array, logits: jax.Array, where: jax.Array | None, axis: int
+) -> tuple[jax.Array, jax.Array, Given | None]:
+    """The logits as they are drawn from, and what ``draw`` gives; None of a fused kernel."""
+    if _is_fused(key, logits, axis, True):
+        logits = masked(logits, where)
+        return logits, _gpu.draw(key, logits), None
+    logits = computing_logits(logits, where)
+    return logits, *draw(key, logits, axis)
+
+
+def _is_fused(key, logits, axis, hard):
+    """Whether a kernel draws, should it be on a GPU; blocks are drawn by XLA."""
+    is_by_blocks = hard and has_blocks(key, logits, axis)
+    return not is_by_blocks and _gpu.draws_each_class(key, logits, axis)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _gumbel_max(key, logits, axis, where):
-    if has_kernel(key, logits, axis, True):
-        return row_index(_gpu.draw(key, _gpu.masked(logits, where)), axis)
-    return row_index(draw(key, computing_logits(logits, where), axis)[0], axis)
+    _, index, _ = drawn_index(key, logits, where, axis)
+    return row_index(index, axis)
 
 
 @functools.partial(jax.jit, static_argnums=3, inline=True)

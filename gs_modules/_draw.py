@@ -15,19 +15,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 
 from gs_modules import _threefry
 from gs_modules._bits import log_of_normal
 from gs_modules._gpu import draws_philox
 from gs_modules._noise import (
     class_noise_like,
-    explicit_sharding,
     exponential_noise_like,
     gumbel_noise_of_rows,
 )
 from gs_modules._relaxed import one_hot, perturbed, softmax_tangent, tempered_softmax
-from gs_modules._rows import first_argmax, is_at, is_divided, row_max
+from gs_modules._rows import first_argmax, is_at, row_max
+from gs_modules._sharding import is_divided, sharding_with
 
 MANY = 1000
 """Classes up to which a hard sample attains the maximum of the soft one of the same key."""
@@ -36,18 +35,17 @@ OTHER_COUNT = 2**32 - 1
 """Folded into a key that is not of threefry; a step or an example has a smaller count."""
 
 SHARDS = 8
-"""Of how many the blocks keep the bounds, if they are of one size."""
-
+"""Up to this many equal shards, no block lies on two of them."""
 
 LARGEST_BLOCK = 2**16 - 1
-"""So many integers of at most 2**15 add up to less than 2**31."""
+"""The largest size of a block: this many integers of at most 2**15 add up to less than 2**31."""
 
 
 class ByBlocks(NamedTuple):
-    """Of each row that was drawn by blocks, what the scores of all classes are drawn by later."""
+    """What the scores of all classes are drawn by later, of each row that was drawn by blocks."""
 
     smallest: jax.Array
-    """Of the exponentials by which the class was drawn."""
+    """The exponential that the drawn class won by."""
     total: jax.Array
     """The sum of ``exp(logits - largest)``."""
     largest: jax.Array
@@ -55,7 +53,7 @@ class ByBlocks(NamedTuple):
 
 
 Given = jax.Array | ByBlocks
-"""Of a draw: the perturbed logits, or what they are drawn by."""
+"""What ``draw`` returns for ``scores``: the perturbed logits, or what they are drawn by later."""
 
 
 def draw(key: jax.Array, logits: jax.Array, axis: int) -> tuple[jax.Array, Given]:
@@ -259,9 +257,6 @@ class Division:
 def _reshaped(array: jax.Array, axis: int, axes: int, sizes: tuple[int, ...]) -> jax.Array:
     """Other sizes in place of some axes, the first of which is sharded as the first of them."""
     shape = (*array.shape[:axis], *sizes, *array.shape[axis + axes :])
-    sharding = explicit_sharding(array)
-    if sharding is not None:
-        spec = sharding.spec
-        spec = (*spec[: axis + 1], *[None] * (len(sizes) - 1), *spec[axis + axes :])
-        sharding = sharding.update(spec=PartitionSpec(*spec))
+    others = [None] * (len(sizes) - 1)
+    sharding = sharding_with(array, lambda spec: (*spec[: axis + 1], *others, *spec[axis + axes :]))
     return lax.reshape(array, shape, out_sharding=sharding)

@@ -18,12 +18,10 @@ from gs_modules import _kernels, _relaxed, _rows
 from gs_modules._noise import class_noise_like
 from gs_modules._threefry import is_threefry
 
-DTYPES = jnp.float32, jnp.bfloat16, jnp.float16
 
-
-def has_kernel(key: jax.Array, logits: jax.Array, axis: int) -> bool:
+def draws_each_class(key: jax.Array, logits: jax.Array, axis: int) -> bool:
     """Whether a kernel draws a noise for each of ``logits``, should they be drawn on a GPU."""
-    if logits.dtype not in DTYPES or not _kernels.serve(logits, axis):
+    if not _kernels.serve(logits, axis):
         return False
     if not is_threefry(key):
         return draws_philox(key)
@@ -31,17 +29,7 @@ def has_kernel(key: jax.Array, logits: jax.Array, axis: int) -> bool:
 
 
 def draws_philox(key: jax.Array) -> bool:
-    return jax.random.key_impl(_typed(key)) in ("rbg", "unsafe_rbg")
-
-
-def _typed(key: jax.Array) -> jax.Array:
-    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key if is_typed else jax.random.wrap_key_data(key)
-
-
-def masked(logits: jax.Array, where: jax.Array | None) -> jax.Array:
-    """``logits`` in their own dtype, ``-inf`` where a class is excluded."""
-    return logits if where is None else jnp.where(where, logits, -jnp.inf)
+    return jax.random.key_impl(key) in ("rbg", "unsafe_rbg")
 
 
 def sample(
@@ -51,7 +39,7 @@ def sample(
 
     Both have the derivative of the first.
     """
-    return _sample(jax.random.key_data(_typed(key)), logits, temperature, hard, dtype)
+    return _sample(jax.random.key_data(key), logits, temperature, hard, dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -87,7 +75,7 @@ def draw(key: jax.Array, logits: jax.Array) -> jax.Array:
         scores = _relaxed.perturbed(*_logits_and_noise(data, logits), logits.ndim - 1)
         return _rows.first_argmax(scores, scores.ndim - 1)[..., 0]
 
-    args = jax.random.key_data(_typed(key)), lax.stop_gradient(logits)
+    args = jax.random.key_data(key), lax.stop_gradient(logits)
     return _kernels.by_platform(_kernels.fused().first_argmax, by_xla, *args)[..., None]
 
 

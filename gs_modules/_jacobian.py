@@ -23,14 +23,9 @@ from gs_modules import _kernels
 product_p = Primitive("softmax_jacobian_product")
 
 
-def has_kernel(relaxed: jax.Array, axis: int) -> bool:
+def is_fused(relaxed: jax.Array, axis: int) -> bool:
     """Whether a kernel computes the ``product``, should it be computed on a GPU."""
-    is_wide = relaxed.dtype == jnp.float64
-    return (
-        _kernels.serve(relaxed, axis)
-        and not is_wide
-        and _kernels.fused().is_one_step(relaxed.shape)
-    )
+    return _kernels.serve(relaxed, axis) and _kernels.fused().is_one_step(relaxed.shape)
 
 
 def product(relaxed: jax.Array, scale: jax.Array, vector: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -6,14 +6,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments, _gpu
-from gs_modules._categorical import has_kernel
-from gs_modules._draw import draw, relaxed_by_draw
-from gs_modules._noise import explicit_sharding
-from gs_modules._relaxed import computing_logits, is_nan_row, none_if_zero, softmax_tangent
+from gs_modules._categorical import drawn_index
+from gs_modules._draw import relaxed_by_draw
+from gs_modules._relaxed import is_nan_row, none_if_zero, softmax_tangent
+from gs_modules._sharding import sharding_with
 
 
 def gumbel_lookup(
@@ -69,12 +68,7 @@ def gumbel_lookup(
 @functools.partial(jax.jit, inline=True)
 def _gumbel_lookup(key, logits, table, temperature, where):
     axis = logits.ndim - 1
-    if has_kernel(key, logits, axis, True):
-        logits = _gpu.masked(logits, where)
-        index, given = _gpu.draw(key, logits), None
-    else:
-        logits = computing_logits(logits, where)
-        index, given = draw(key, logits, axis)
+    logits, index, given = drawn_index(key, logits, where, axis)
     is_nan = is_nan_row(index, temperature)
     chosen = jnp.where(is_nan, -1, index)[..., 0]
     rows = _chosen_rows(table, chosen, key, logits, temperature, index, given)
@@ -85,7 +79,8 @@ def _gumbel_lookup(key, logits, table, temperature, where):
 def _chosen_rows(table, chosen, key, logits, temperature, index, given):
     """``table[chosen]``, zero for -1; the others are what its derivative is drawn by."""
     del key, logits, temperature, index, given
-    rows = table.at[jnp.maximum(chosen, 0)].get(out_sharding=_of_rows(chosen, table.ndim - 1))
+    sharding = sharding_with(chosen, lambda spec: (*spec, *[None] * (table.ndim - 1)))
+    rows = table.at[jnp.maximum(chosen, 0)].get(out_sharding=sharding)
     return jnp.where(_like_rows(chosen >= 0, table), rows, 0)
 
 
@@ -113,11 +108,3 @@ def _chosen_rows_jvp(primals, tangents):
 
 def _like_rows(mask, table):
     return mask.reshape(*mask.shape, *(1 for _ in table.shape[1:]))
-
-
-def _of_rows(index: jax.Array, trailing: int) -> NamedSharding | None:
-    """On a mesh of explicit axes a gather must be told how its result is sharded: as the index."""
-    sharding = explicit_sharding(index)
-    if sharding is None:
-        return None
-    return sharding.update(spec=PartitionSpec(*sharding.spec, *[None] * trailing))

@@ -62,8 +62,6 @@ def set_key(model: nnx.Module, key: jax.Array) -> None:
         raise ValueError(f"set_key: {type(model).__name__} holds no stream; build it with rngs=")
     with core.errors_of("set_key"):
         key = core.check_key(key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
     for number, stream in enumerate(streams):
         own = jax.random.fold_in(key, number)
         shape = stream.key[...].shape  # of layers that nnx.vmap made

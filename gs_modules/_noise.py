@@ -8,12 +8,12 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from gs_modules import _arguments
 from gs_modules._bits import Log, drawn, signed_distance
+from gs_modules._sharding import explicit_sharding, positions, sharding_with
 
 
 def gumbel_noise(
@@ -73,9 +73,7 @@ def class_noise_like(key: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     if logits.shape[axis] != 2:
         return gumbel_noise_like(key, logits)
     noise = drawn(_logistic, key, *_of_rows(logits, axis, 1))
-    sharding = explicit_sharding(logits)
-    position = lax.broadcasted_iota(jnp.int32, logits.shape, axis, out_sharding=sharding)
-    return jnp.where(position == 0, noise, 0)
+    return jnp.where(positions(logits, axis) == 0, noise, 0)
 
 
 def gumbel_noise_of_rows(key: jax.Array, count: int, logits: jax.Array, axis: int) -> jax.Array:
@@ -90,9 +88,7 @@ def exponential_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
 
 def exponential_noises_like(key: jax.Array, count: int, logits: jax.Array) -> jax.Array:
     """``count`` times ``exponential_noise_like``, on a new first axis."""
-    sharding = explicit_sharding(logits)
-    if sharding is not None:
-        sharding = sharding.update(spec=PartitionSpec(None, *sharding.spec))
+    sharding = sharding_with(logits, lambda spec: (None, *spec))
     return drawn(_exponential, key, (count, *logits.shape), logits.dtype, sharding)
 
 
@@ -104,21 +100,12 @@ def logistic_noise_like(key: jax.Array, logits: jax.Array) -> jax.Array:
     return drawn(_logistic, key, logits.shape, logits.dtype, explicit_sharding(logits))
 
 
-def explicit_sharding(array: jax.Array) -> NamedSharding | None:
-    """The sharding of ``array`` on a mesh of explicit axes, where new arrays must be given it."""
-    sharding = jax.typeof(array).sharding
-    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
-
-
 def _of_rows(
     logits: jax.Array, axis: int, count: int
 ) -> tuple[tuple[int, ...], DTypeLike, NamedSharding | None]:
     """Shape, dtype and sharding of logits with ``count`` classes, which no device divides."""
     shape = (*logits.shape[:axis], count, *logits.shape[axis + 1 :])
-    sharding = explicit_sharding(logits)
-    if sharding is not None:
-        spec = sharding.spec
-        sharding = sharding.update(spec=PartitionSpec(*spec[:axis], None, *spec[axis + 1 :]))
+    sharding = sharding_with(logits, lambda spec: (*spec[:axis], None, *spec[axis + 1 :]))
     return shape, logits.dtype, sharding
 
 

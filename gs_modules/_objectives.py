@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from gs_modules import _arguments
 from gs_modules._relaxed import computing_logits, log_probabilities, with_derivative_of
+from gs_modules._sharding import positions
 
 
 def categorical_kl(
@@ -193,8 +194,7 @@ def _expected(log_q: jax.Array, value: jax.Array) -> jax.Array:
 def _categorical_log_prob(index, logits, where, axis):
     logits = computing_logits(logits, where)
     log_p = log_probabilities(logits, axis)
-    position = lax.broadcasted_iota(jnp.int32, logits.shape, axis)
-    is_chosen = position == jnp.expand_dims(index, axis).astype(jnp.int32)
+    is_chosen = positions(logits, axis) == jnp.expand_dims(index, axis).astype(jnp.int32)
     chosen = jnp.sum(jnp.where(is_chosen, log_p, 0), axis)
     # An excluded class is chosen with probability 0 whatever the logits of the others.
     chosen = jnp.where(chosen == -jnp.inf, -jnp.inf, chosen)

@@ -16,7 +16,8 @@ from jax import lax
 
 from gs_modules import _jacobian
 from gs_modules._loops import apart, is_few
-from gs_modules._rows import SHORT, is_at, is_divided, is_pair, row_max, row_sum
+from gs_modules._rows import SHORT, is_at, is_pair, row_max, row_sum
+from gs_modules._sharding import is_divided
 
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -27,6 +28,11 @@ def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
     """
     if logits.dtype.itemsize < 4:
         logits = _rounded(logits)
+    return masked(logits, where)
+
+
+def masked(logits: jax.Array, where: jax.Array | None) -> jax.Array:
+    """``logits`` in their own dtype, ``-inf`` where a class is excluded."""
     return logits if where is None else jnp.where(where, logits, -jnp.inf)
 
 
@@ -178,7 +184,7 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         if (
             logits_tangent is not None
             and temperature_tangent is None
-            and _jacobian.has_kernel(relaxed, axis)
+            and _jacobian.is_fused(relaxed, axis)
         ):
             return _jacobian.product(relaxed, scale, logits_tangent, dtype)
         change = jnp.zeros_like(relaxed)

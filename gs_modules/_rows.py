@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gs_modules._loops import is_few
-from gs_modules._noise import explicit_sharding
+from gs_modules._sharding import is_divided, positions
 
 SHORT = 16
 """Classes that fill one vector of numbers."""
@@ -40,12 +40,6 @@ def is_pair(array: jax.Array, axis: int) -> bool:
     return array.shape[axis] == 2 and not is_divided(array, axis)
 
 
-def is_divided(array: jax.Array, axis: int) -> bool:
-    """Whether devices of an explicit mesh divide this axis: nothing is sliced or gathered on it."""
-    sharding = explicit_sharding(array)
-    return sharding is not None and sharding.spec[axis] is not None
-
-
 def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
     """The index of the first maximum of each row, with ``axis`` kept.
 
@@ -58,7 +52,7 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
             for function in (argmax_by_two_reductions, argmax_by_one_reduction)
         )
         return lax.platform_dependent(scores, cpu=by_cpu, default=otherwise)
-    other, position = jnp.flip(scores, axis), _position(scores, axis)
+    other, position = jnp.flip(scores, axis), positions(scores, axis)
     is_second = jnp.where(position == 0, other > scores, scores > other)
     index = jnp.where(row_max(scores, axis) == -jnp.inf, -1, is_second.astype(jnp.int32))
     return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
@@ -69,7 +63,7 @@ def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
     largest = row_max(scores, axis)
     largest = jnp.where(largest == -jnp.inf, jnp.inf, largest)  # which no score attains
     classes = scores.shape[axis]
-    position = _position(scores, axis)
+    position = positions(scores, axis)
     # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.
     if is_few(scores.shape) or (isinstance(classes, int) and 4 * SHORT <= classes < EXACT_FLOATS):
         position = position.astype(jnp.float32)
@@ -91,7 +85,7 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
         return tuple(lax.select(is_better, *pair) for pair in pairs)
 
     none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
-    largest, index = lax.reduce((scores, _position(scores, axis)), none, better, (axis,))
+    largest, index = lax.reduce((scores, positions(scores, axis)), none, better, (axis,))
     index = jnp.where(largest == -jnp.inf, -1, index)  # a single class XLA does not reduce
     return jnp.expand_dims(jnp.where(jnp.isnan(largest), -2, index), axis)
 
@@ -105,9 +99,4 @@ def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """Where the index stands, boolean; nowhere in a row without a class or with NaN."""
     # Of positions alone, every device of a mesh would hold the whole. Compared with themselves, the
     # logits change nothing (a row with NaN has no index) and the result is sharded as they are.
-    return (_position(logits, axis) == index) & (logits == logits)
-
-
-def _position(array: jax.Array, axis: int) -> jax.Array:
-    sharding = explicit_sharding(array)
-    return lax.broadcasted_iota(jnp.int32, array.shape, axis, out_sharding=sharding)
+    return (positions(logits, axis) == index) & (logits == logits)

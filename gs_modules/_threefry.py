@@ -22,7 +22,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
 
 BLOCKS = 2**32
-"""So many has a key."""
+"""How many blocks a key has."""
 
 OTHER = 0x9E3779B9
 """By which two keys differ: the fraction of the golden ratio, which no seed is likely to be."""
@@ -32,8 +32,6 @@ SHORT_AXIS = 128
 
 
 def is_threefry(key: jax.Array) -> bool:
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
     return jax.random.key_impl(key) == "threefry2x32"
 
 
@@ -68,8 +66,7 @@ def other_key(key: jax.Array) -> jax.Array:
     is the first.
     """
     data = jax.random.key_data(key) ^ jnp.array([OTHER, 0], jnp.uint32)
-    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return jax.random.wrap_key_data(data, impl="threefry2x32") if is_typed else data
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def bits(

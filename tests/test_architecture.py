@@ -23,6 +23,7 @@ CORE = [
     "_types",
     "_arguments",
     "_loops",
+    "_sharding",
     "_threefry",
     "_bits",
     "_noise",

@@ -312,28 +312,28 @@ def test_a_lookup_reads_the_row_of_the_index(as_on_a_gpu):
 
 def test_a_kernel_serves_many_rows_of_one_device_of_a_gpu(monkeypatch):
     logits, default = jnp.zeros((2, 3)), jax.random.key(0)
-    assert not _gpu.has_kernel(KEY, logits, 1)
+    assert not _gpu.draws_each_class(KEY, logits, 1)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    for key in (KEY, default, jax.random.key_data(default)):
-        assert _gpu.has_kernel(key, logits, 1)
-        assert not _gpu.has_kernel(key, logits, 0)
-        assert not _gpu.has_kernel(key, jnp.zeros((3, 2)), 1)
+    for key in (KEY, default):
+        assert _gpu.draws_each_class(key, logits, 1)
+        assert not _gpu.draws_each_class(key, logits, 0)
+        assert not _gpu.draws_each_class(key, jnp.zeros((3, 2)), 1)
     # Cut from a multiple of four, a row of 2**14 - 1 is too long by two.
     sizes = [2**14 - 4, 2**14 - 1, 2**14, 2**14 + 1]
-    served = [_jacobian.has_kernel(jnp.zeros((2, size)), 1) for size in sizes]
+    served = [_jacobian.is_fused(jnp.zeros((2, size)), 1) for size in sizes]
     assert served == [True, False, True, False]
     long, single = jnp.zeros((2, 2**14 + 1)), jnp.zeros((1, 3))
-    assert [_gpu.has_kernel(KEY, rows, 1) for rows in (long, single)] == [True, True]
-    assert [_gpu.has_kernel(default, rows, 1) for rows in (long, single)] == [False, False]
-    for other in (jnp.zeros((0, 3)), jnp.zeros((3, 1)), jnp.zeros((2, 3), jnp.float8_e4m3fn)):
-        assert not _gpu.has_kernel(default, other, 1)
+    assert [_gpu.draws_each_class(KEY, rows, 1) for rows in (long, single)] == [True, True]
+    assert [_gpu.draws_each_class(default, rows, 1) for rows in (long, single)] == [False, False]
+    for other in (jnp.zeros((0, 3)), jnp.zeros((3, 1))):
+        assert not _gpu.draws_each_class(default, other, 1)
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert not _gpu.has_kernel(default, logits, 1)
+    assert not _gpu.draws_each_class(default, logits, 1)
     monkeypatch.undo()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(_kernels, "fused", lambda: None)
-    assert not _gpu.has_kernel(KEY, logits, 1)
+    assert not _gpu.draws_each_class(KEY, logits, 1)
 
 
 def test_on_a_cpu_beside_a_gpu_xla_draws(monkeypatch):

@@ -1,0 +1,39 @@
+"""Arrays on a mesh of explicit axes, where JAX must be told how new ones are sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def explicit_sharding(array: jax.Array) -> NamedSharding | None:
+    """The sharding of ``array`` on a mesh of explicit axes, None on any other."""
+    sharding = jax.typeof(array).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def sharding_with(
+    array: jax.Array, spec_of: Callable[[tuple[Any, ...]], Iterable[Any]]
+) -> NamedSharding | None:
+    """``explicit_sharding`` with ``spec_of(spec)`` in place of its partition of each axis."""
+    sharding = explicit_sharding(array)
+    if sharding is None:
+        return None
+    return sharding.update(spec=PartitionSpec(*spec_of(tuple(sharding.spec))))
+
+
+def is_divided(array: jax.Array, axis: int) -> bool:
+    """Whether devices of an explicit mesh divide this axis: nothing is sliced or gathered on it."""
+    sharding = explicit_sharding(array)
+    return sharding is not None and sharding.spec[axis] is not None
+
+
+def positions(array: jax.Array, axis: int) -> jax.Array:
+    """int32 of the shape and the sharding of ``array``: where each number stands on ``axis``."""
+    sharding = explicit_sharding(array)
+    return lax.broadcasted_iota(jnp.int32, array.shape, axis, out_sharding=sharding)
