@@ -3,7 +3,7 @@
 The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.haiku``.
 """
 
-from gs_modules._arguments import check_key, errors_of
+from gs_modules._arguments import check_count, check_key, errors_of
 from gs_modules._binary import gumbel_sigmoid
 from gs_modules._categorical import (
     gumbel_max,
@@ -36,7 +36,6 @@ from gs_modules._lookup import gumbel_lookup
 from gs_modules._metrics import Usage
 from gs_modules._modules import (
     check_clock,
-    check_count,
     check_estimator,
     check_temperature,
     draw,

@@ -6,6 +6,8 @@ Traced values cannot be looked at; each public docstring says what they give.
 from __future__ import annotations
 
 import contextlib
+import math
+import numbers
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -238,8 +240,17 @@ LARGEST_COUNT = 2**31 - 1
 """What an int32 holds: the last step of a clock, and more classes than fit in memory."""
 
 
-def positive_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
-    """``value`` as an integer known while tracing, in ``1 .. largest``."""
+def check_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
+    """``value`` as an integer known while tracing, in ``1 .. largest``.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: out of range.
+
+    Example:
+        >>> check_count("num_latents", 8)
+        8
+    """
     try:
         count = operator.index(value)
     except TypeError:
@@ -252,15 +263,22 @@ def positive_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
     return count
 
 
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """``value``, a real number or a concrete array that holds one, as a float."""
+    is_array = isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer)
+    given = value.item() if is_array and value.ndim == 0 else value
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    try:
+        return float(given)
+    except OverflowError:
+        return math.copysign(math.inf, -1 if given < 0 else 1)
+
+
 def positive_number(name: str, value: Any) -> float:
     """``value`` as a float that is positive and finite in float32, and no subnormal there."""
-    if isinstance(value, (bool, np.bool_, str)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, OverflowError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
     float32 = np.finfo(np.float32)
-    if not float(float32.tiny) <= number <= float(float32.max):
+    positive = number(name, value)
+    if not float(float32.tiny) <= positive <= float(float32.max):
         raise ValueError(f"{name} must be positive and finite in float32, got {value!r}")
-    return number
+    return positive

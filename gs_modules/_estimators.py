@@ -177,7 +177,7 @@ class GumbelRao(_CategoricalEstimator):
     num_samples: int = 10
 
     def __post_init__(self):
-        count = _arguments.positive_count("num_samples", self.num_samples)
+        count = _arguments.check_count("num_samples", self.num_samples)
         object.__setattr__(self, "num_samples", count)
 
     def _sample(self, key, logits, temperature, axis):
@@ -216,9 +216,10 @@ class GappedStraightThrough(_CategoricalEstimator):
     gap: float = 1.0
 
     def __post_init__(self):
-        is_zero = not isinstance(self.gap, bool) and self.gap == 0
-        value = 0.0 if is_zero else _arguments.positive_number("gap", self.gap)
-        object.__setattr__(self, "gap", value)
+        gap = _arguments.number("gap", self.gap)
+        if gap != 0:
+            gap = _arguments.positive_number("gap", self.gap)
+        object.__setattr__(self, "gap", gap)
 
     def _sample(self, key, logits, temperature, axis):
         drawn = one_hot_draw(key, logits, temperature, axis)

@@ -7,7 +7,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from gs_modules import _arguments
@@ -28,16 +27,14 @@ def check_gate(num_choices: int, k: int, estimator: Estimator, unimix: float) ->
     Example:
         >>> check_gate(4, 2, StraightThroughGumbel(), 0.01)
     """
-    num_choices = _arguments.positive_count("num_choices", num_choices)
-    k = _arguments.positive_count("k", k, num_choices)
+    num_choices = _arguments.check_count("num_choices", num_choices)
+    k = _arguments.check_count("k", k, num_choices)
     if k > 1 and estimator != StraightThroughGumbel():
         raise ValueError(
             f"k = {k} choices are drawn by gumbel_top_k, not by {estimator!r}; write "
             f"estimator=StraightThroughGumbel() or k=1"
         )
-    if isinstance(unimix, (bool, np.bool_)) or not isinstance(unimix, (int, float, np.number)):
-        raise TypeError(f"unimix must be a number, got {unimix!r}")
-    if not 0 <= unimix < 1:
+    if not 0 <= _arguments.number("unimix", unimix) < 1:
         raise ValueError(f"unimix, the uniform share, must be in [0, 1), got {unimix!r}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from gs_modules import _arguments
 from gs_modules._branches import Branches, combined
 from gs_modules._metrics import Usage
-from gs_modules._modules import sample_output
+from gs_modules._modules import sample_output, temperature_output
 from gs_modules._relaxed import log_probabilities
 from gs_modules._subset import largest_first
 from gs_modules._types import AxisName
@@ -200,13 +199,12 @@ def gate_output(
     """
     rank = weights if k == 1 else law
     is_chosen = jnp.abs(weights) > 0  # False for NaN
-    reported = math.nan if temperature is None else temperature
     return GateOutput(
         weights=sample_output(weights, logits, dtype),
         index=largest_first(jnp.where(is_chosen, rank, -jnp.inf), k),
         probs=jnp.exp(log_probabilities(law, law.ndim - 1)),
         logits=logits,
-        temperature=jnp.asarray(reported, jnp.float32),
+        temperature=temperature_output(temperature),
         deterministic=temperature is None,
         module=module,
     )

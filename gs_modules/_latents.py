@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
 from gs_modules._metrics import Usage
-from gs_modules._modules import sample_output
+from gs_modules._modules import sample_output, temperature_output
 from gs_modules._objectives import categorical_kl
 from gs_modules._rows import first_argmax, row_index
 from gs_modules._types import AxisName, Prior
@@ -110,12 +109,11 @@ def latent_output(
     axis = sample.ndim - 1
     kl = categorical_kl(logits, prior_logits, where=where).sum(-1)
     weights = jnp.where(sample == 0, -jnp.inf, sample)  # a row of zeros has no index
-    reported = math.nan if temperature is None else temperature
     return LatentOutput(
         sample=sample_output(sample, logits, dtype),
         index=row_index(first_argmax(weights, axis), axis),
         logits=logits,
         kl=kl,
-        temperature=jnp.asarray(reported, jnp.float32),
+        temperature=temperature_output(temperature),
         deterministic=temperature is None,
     )

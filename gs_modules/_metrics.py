@@ -64,7 +64,7 @@ class Usage:
             raise TypeError(f"index must be an integer array, got {codes.dtype}")
         if codes.ndim == 0:
             raise ValueError("index must have the shape [N..., L], got a scalar")
-        num_classes = _arguments.positive_count("num_classes", num_classes)
+        num_classes = _arguments.check_count("num_classes", num_classes)
         mask = _arguments.boolean_mask(where, codes.shape[:-1], of="the examples")
         if mask is not None:
             codes = jnp.where(mask[..., None], codes, -1)

@@ -6,13 +6,12 @@ on them in the same way.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from gs_modules import _arguments
@@ -66,16 +65,10 @@ def check_temperature(temperature: float | Schedule) -> float | Schedule:
     """
     if callable(temperature):
         return temperature
-    is_array = isinstance(temperature, (np.ndarray, jax.Array))
-    if is_array and temperature.ndim == 0 and not isinstance(temperature, Tracer):
-        temperature = temperature.item()
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float, np.number)):
-        raise TypeError(
-            f"temperature must be a number or a schedule such as Exponential(1.0, 0.5, rate=1e-4), "
-            f"got {temperature!r}"
-        )
-    _arguments.positive_temperature(temperature, (1,), 0, jnp.float32)
-    return float(temperature)
+    expected = "a number or a schedule such as Exponential(1.0, 0.5, rate=1e-4)"
+    number = _arguments.number("temperature", temperature, expected)
+    _arguments.positive_temperature(number, (1,), 0, jnp.float32)
+    return number
 
 
 def check_estimator(estimator: Estimator) -> Estimator:
@@ -96,20 +89,6 @@ def check_estimator(estimator: Estimator) -> Estimator:
     raise TypeError(
         f"estimator must be a gradient estimator, got {estimator!r}; write {example.__name__}()"
     )
-
-
-def check_count(name: str, value: int) -> int:
-    """A constructor's number of latents or classes.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: less than 1.
-
-    Example:
-        >>> check_count("num_latents", 8)
-        8
-    """
-    return _arguments.positive_count(name, value)
 
 
 def check_clock(step: Any) -> jax.Array:
@@ -151,7 +130,7 @@ def draw(
     """
     array, axis, mask = _arguments.categories(logits, -1, where, key, temperature)
     array = computing_logits(array, mask)
-    if _arguments.positive_count("k", k, array.shape[axis]) > 1:
+    if _arguments.check_count("k", k, array.shape[axis]) > 1:
         return gumbel_top_k(key, array, k, temperature, hard=True)
     return estimator(key, array, temperature)
 
@@ -172,7 +151,7 @@ def draw_deterministic(
     """
     array, axis, mask = _arguments.categories(logits, -1, where)
     array = lax.stop_gradient(computing_logits(array, mask))
-    if _arguments.positive_count("k", k, array.shape[axis]) > 1:
+    if _arguments.check_count("k", k, array.shape[axis]) > 1:
         return largest_k_hot(array, k)
     return straight_through_argmax(array)
 
@@ -194,3 +173,11 @@ def sample_output(
     """
     default = _arguments.floating_array("logits", logits).dtype
     return sample.astype(_arguments.result_dtype(dtype, default))
+
+
+def temperature_output(temperature: ArrayLike | None) -> jax.Array:
+    """What a module reports of the temperature it drew at, None in a deterministic call.
+
+    float32, NaN in a deterministic call.
+    """
+    return jnp.asarray(math.nan if temperature is None else temperature, jnp.float32)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gs_modules._arguments import LARGEST_COUNT, positive_count, positive_number
+from gs_modules._arguments import LARGEST_COUNT, check_count, positive_number
 
 LAST_STEP = LARGEST_COUNT
 """The largest step an int32 clock holds; clocks stay there instead of wrapping."""
@@ -174,7 +174,7 @@ class Piecewise:
     def __post_init__(self):
         values = tuple(positive_number("Piecewise values", value) for value in self.values)
         boundaries = tuple(
-            positive_count("Piecewise boundaries", boundary) for boundary in self.boundaries
+            check_count("Piecewise boundaries", boundary) for boundary in self.boundaries
         )
         if len(values) != len(boundaries) + 1:
             raise ValueError(
@@ -260,5 +260,5 @@ def _freeze_positive(schedule: object, *names: str) -> None:
 
 
 def _freeze_count(schedule: object, name: str) -> None:
-    value = positive_count(f"{type(schedule).__name__} {name}", getattr(schedule, name))
+    value = check_count(f"{type(schedule).__name__} {name}", getattr(schedule, name))
     object.__setattr__(schedule, name, value)

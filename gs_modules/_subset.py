@@ -81,7 +81,7 @@ def gumbel_top_k(
     key = _arguments.check_key(key)
     hard = _arguments.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where, key, temperature)
-    k = _arguments.positive_count("k", k, logits.shape[axis])
+    k = _arguments.check_count("k", k, logits.shape[axis])
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)
     return _gumbel_top_k(key, logits, temperature, where, k, hard, axis).astype(dtype)
