@@ -263,6 +263,28 @@ def check_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
     return count
 
 
+def as_int32(integers: int | np.integer | np.ndarray | jax.Array) -> jax.Array:
+    """``integers`` as int32; what that cannot hold becomes its smallest or its largest number."""
+    smallest, largest = -(2**31), LARGEST_COUNT
+    if isinstance(integers, int):
+        return jnp.int32(min(max(integers, smallest), largest))
+    if not np.can_cast(integers.dtype, np.int32):
+        limits = jnp.iinfo(integers.dtype)
+        # jnp.asarray would wrap an int64 of NumPy.
+        clip = jnp.clip if isinstance(integers, jax.Array) else np.clip
+        integers = clip(integers, max(limits.min, smallest), min(limits.max, largest))
+    return jnp.asarray(integers, jnp.int32)
+
+
+def index_array(name: str, value: ArrayLike) -> jax.Array:
+    """``value`` as int32, or a ``TypeError`` unless it is an array of integers."""
+    is_array = isinstance(value, (jax.Array, np.ndarray, np.integer))
+    array = value if is_array else jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an integer array, got {array.dtype}")
+    return as_int32(array)
+
+
 def number(name: str, value: Any, expected: str = "a number") -> float:
     """``value``, a real number or a concrete array that holds one, as a float."""
     is_array = isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer)

@@ -59,9 +59,7 @@ class Usage:
             TypeError: ``index`` is not integer, ``where`` is not boolean.
             ValueError: ``index`` has no axis, or ``where`` does not broadcast.
         """
-        codes = jnp.asarray(index)
-        if not jnp.issubdtype(codes.dtype, jnp.integer):
-            raise TypeError(f"index must be an integer array, got {codes.dtype}")
+        codes = _arguments.index_array("index", index)
         if codes.ndim == 0:
             raise ValueError("index must have the shape [N..., L], got a scalar")
         num_classes = _arguments.check_count("num_classes", num_classes)
@@ -69,7 +67,7 @@ class Usage:
         if mask is not None:
             codes = jnp.where(mask[..., None], codes, -1)
         one_hot = jax.nn.one_hot(codes, num_classes, dtype=jnp.int32)
-        counts = one_hot.sum(tuple(range(codes.ndim - 1)))
+        counts = one_hot.sum(tuple(range(codes.ndim - 1)), dtype=jnp.int32)
         return cls(counts if axis_name is None else lax.psum(counts, axis_name))
 
     def merge(self, other: Usage) -> Usage:
@@ -90,7 +88,7 @@ class Usage:
     @property
     def codes_used(self) -> jax.Array:
         """How many codes were drawn at least once, over all latents."""
-        return jnp.sum(self.counts > 0)
+        return jnp.sum(self.counts > 0, dtype=jnp.int32)
 
     @property
     def dead(self) -> jax.Array:

@@ -105,9 +105,7 @@ def categorical_log_prob(
         -1.386294
     """
     array, axis, mask = _arguments.categories(logits, axis, where)
-    chosen = jnp.asarray(index)
-    if not jnp.issubdtype(chosen.dtype, jnp.integer):
-        raise TypeError(f"index must be integer, got {chosen.dtype}")
+    chosen = _arguments.index_array("index", index)
     shape = array.shape[:axis] + array.shape[axis + 1 :]
     if chosen.shape != shape:
         raise ValueError(
@@ -194,7 +192,7 @@ def _expected(log_q: jax.Array, value: jax.Array) -> jax.Array:
 def _categorical_log_prob(index, logits, where, axis):
     logits = computing_logits(logits, where)
     log_p = log_probabilities(logits, axis)
-    is_chosen = positions(logits, axis) == jnp.expand_dims(index, axis).astype(jnp.int32)
+    is_chosen = positions(logits, axis) == jnp.expand_dims(index, axis)
     chosen = jnp.sum(jnp.where(is_chosen, log_p, 0), axis)
     # An excluded class is chosen with probability 0 whatever the logits of the others.
     chosen = jnp.where(chosen == -jnp.inf, -jnp.inf, chosen)

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from gs_modules._arguments import LARGEST_COUNT, check_count, positive_number
+from gs_modules._arguments import LARGEST_COUNT, as_int32, check_count, positive_number
 
 LAST_STEP = LARGEST_COUNT
 """The largest step an int32 clock holds; clocks stay there instead of wrapping."""
@@ -35,11 +34,7 @@ def as_step(step: int | jax.Array) -> jax.Array:
         raise TypeError(f"step must be an integer, got {step!r}") from error
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"step must be an integer, got {dtype}; write step.astype(jnp.int32)")
-    if isinstance(step, (int, np.integer, np.ndarray)):  # jnp.asarray would wrap an int64
-        return jnp.asarray(np.clip(step, 0, LAST_STEP), jnp.int32)
-    if not np.can_cast(dtype, np.int32):
-        step = jnp.minimum(step, LAST_STEP)
-    return jnp.maximum(jnp.asarray(step).astype(jnp.int32), 0)
+    return jnp.maximum(as_int32(step), 0)
 
 
 def next_step(step: int | jax.Array) -> jax.Array:

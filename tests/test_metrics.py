@@ -52,6 +52,24 @@ def test_codes_outside_the_range_such_as_those_of_nan_rows_are_not_counted():
     np.testing.assert_array_equal(usage.counts, [[0, 1, 0, 0], [1, 0, 0, 1]])
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.uint16, jnp.uint32])
+def test_codes_of_any_integer_dtype_are_counted_as_the_numbers_that_they_are(dtype):
+    codes = jnp.array([[1], [2], [3]], dtype)
+    for num_classes in (4, 256, 300, 70_000):
+        expected = np.bincount([1, 2, 3], minlength=num_classes)
+        np.testing.assert_array_equal(Usage.of(codes, num_classes).counts, [expected])
+        kept = Usage.of(codes, num_classes, where=jnp.array([True, False, False]))
+        np.testing.assert_array_equal(kept.counts, [np.arange(num_classes) == 1])
+    np.testing.assert_array_equal(Usage.of(np.array([[2**32 + 1]]), 4).counts, [[0, 0, 0, 0]])
+
+
+def test_counts_are_int32_under_x64_too():
+    with jax.enable_x64(True):
+        usage = Usage.of(jnp.asarray(CODES), 6)
+        assert usage.counts.dtype == usage.codes_used.dtype == jnp.int32
+        np.testing.assert_array_equal(usage.counts, counted(CODES, 6))
+
+
 def test_no_codes_at_all_are_no_error():
     usage = Usage.of(jnp.zeros((0, 2), jnp.int32), 3)
     np.testing.assert_array_equal(usage.counts, np.zeros((2, 3)))

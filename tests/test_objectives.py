@@ -233,3 +233,11 @@ def test_log_prob_of_an_excluded_class_has_no_gradient_and_of_no_class_is_refuse
         with pytest.raises(ValueError, match=r"index must be in 0 \.\. 1"):
             gs.categorical_log_prob(jnp.array(index), logits)
         assert np.isnan(jax.jit(gs.categorical_log_prob)(index, logits))
+    with jax.enable_x64(True):
+        assert np.isnan(jax.jit(gs.categorical_log_prob)(jnp.int64(2**32 + 1), logits))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint8, jnp.uint32])
+def test_log_prob_of_an_index_of_any_integer_dtype(dtype):
+    log_prob = gs.categorical_log_prob(jnp.array([0, 9], dtype), jnp.zeros((2, 10)))
+    np.testing.assert_allclose(log_prob, -np.log(10), rtol=1e-6)
