@@ -106,7 +106,8 @@ def positive_or_nan(temperature: jax.Array) -> jax.Array:
     signed = jnp.int64 if temperature.dtype == jnp.float64 else jnp.int32
     is_positive = lax.bitcast_convert_type(temperature, signed) > 0
     smallest = jnp.finfo(temperature.dtype).tiny
-    return jnp.where(is_positive, jnp.clip(temperature, smallest, 1 / smallest), jnp.nan)
+    # A factor, since a select would hide a wrong temperature from its own derivative.
+    return jnp.clip(temperature, smallest, 1 / smallest) * jnp.where(is_positive, 1, jnp.nan)
 
 
 def relaxed(

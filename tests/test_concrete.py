@@ -211,3 +211,21 @@ def test_a_certain_log_sample_has_no_derivative_to_the_coldest_temperature():
         return gs.gumbel_log_softmax(KEY, jnp.array([-np.inf, -np.inf, 0.0]), temperature)[2]
 
     assert jax.grad(only)(jnp.float32(1e-38)) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan])
+def test_a_wrong_traced_temperature_is_not_hidden_from_its_derivative(temperature):
+    @jax.jit
+    def derivatives(temperature):
+        logits = jnp.zeros(3)
+        return [
+            jax.grad(lambda t, f=f: f(t).sum())(temperature)
+            for f in (
+                lambda t: gs.gumbel_log_softmax(KEY, logits, t),
+                lambda t: gs.gumbel_log_odds(KEY, logits, t),
+                lambda t: gs.relaxed_categorical_log_prob(logits, logits, t),
+                lambda t: gs.relaxed_bernoulli_log_prob(logits, logits, t),
+            )
+        ]
+
+    assert np.all(np.isnan(derivatives(jnp.float32(temperature))))
