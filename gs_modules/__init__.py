@@ -36,7 +36,9 @@ from gs_modules._lookup import gumbel_lookup
 from gs_modules._metrics import Usage
 from gs_modules._modules import (
     check_clock,
+    check_dtype,
     check_estimator,
+    check_step,
     check_temperature,
     draw,
     draw_deterministic,
@@ -95,9 +97,11 @@ __all__ = [
     "categorical_log_prob",
     "check_clock",
     "check_count",
+    "check_dtype",
     "check_estimator",
     "check_gate",
     "check_key",
+    "check_step",
     "check_temperature",
     "draw",
     "draw_deterministic",

@@ -30,12 +30,13 @@ class GateOutput:
     """What ``GumbelGate`` returns: weights of N choices, k of them chosen, for each example.
 
     The losses are means over the examples, in float32, for the loss of the model to add with a
-    weight: one too small for its gradient to reach choices that are never made lets them die.
+    weight: if it is too small, choices that are never made get too little gradient, and die.
     ``where`` is a boolean mask that broadcasts to ``[...]``: False leaves an example
     out, padding for instance. ``axis_name`` names mapped axes, of ``jax.shard_map`` or
     ``jax.vmap``, that hold further examples; under ``jax.jit`` alone none is needed. Examples with
-    no choice left are left out; without any example a loss is 0. A NaN is not hidden; that of an
-    example left out has no part in a loss, but in its gradient, where 0 * NaN is NaN.
+    no choice left are left out; without any example a loss is 0. A choice that is excluded for
+    every example still counts among the N. A NaN is never hidden: that of an example that ``where``
+    leaves out does not reach a loss, but its gradient, where 0 * NaN is NaN.
 
     Attributes:
         weights: ``[..., N]``, the sample of the estimator: k-hot, for ``Pathwise`` relaxed.
@@ -97,7 +98,7 @@ class GateOutput:
 
     def usage(self, *, where: ArrayLike | None = None, axis_name: AxisName | None = None) -> Usage:
         """How often each choice was made in this batch; counts ``[N]`` that merge."""
-        mask = _arguments.boolean_mask(where, self.index.shape[:-1], of="the examples")
+        mask = self._examples(where)
         of_index = None if mask is None else mask[..., None]
         num_choices = self.probs.shape[-1]
         usage = Usage.of(self.index[..., None], num_choices, where=of_index, axis_name=axis_name)
@@ -154,8 +155,12 @@ class GateOutput:
     def _counted(self, where: ArrayLike | None) -> jax.Array:
         """``[...]`` boolean: the examples that count."""
         has_choice = jnp.any(self.logits != -jnp.inf, -1)
-        mask = _arguments.boolean_mask(where, has_choice.shape, of="the examples")
+        mask = self._examples(where)
         return has_choice if mask is None else has_choice & mask
+
+    def _examples(self, where: ArrayLike | None) -> jax.Array | None:
+        with _arguments.errors_of(self.module):
+            return _arguments.boolean_mask(where, self.index.shape[:-1], of="the examples")
 
     def _mean(
         self, values: jax.Array, where: ArrayLike | None, axis_name: AxisName | None

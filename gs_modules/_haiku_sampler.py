@@ -32,8 +32,8 @@ class Sampler(hk.Module):
         with core.errors_of(self._name()):
             self.temperature = core.check_temperature(temperature)
             self.estimator = core.check_estimator(estimator)
+            self.dtype = core.check_dtype(dtype)
         self.deterministic = deterministic
-        self.dtype = dtype
         self.rng_collection = rng_collection
 
     def _draw(
@@ -73,9 +73,10 @@ class Sampler(hk.Module):
         """The step of this call; the clock goes on to the next."""
         if step is None:
             step = core.check_clock(self._clock())
+        step = core.check_step(step)
         if not hk.running_init():
             hk.set_state("step", core.next_step(step))
-        return core.as_step(step)
+        return step
 
     def _clock(self) -> jax.Array:
         try:

@@ -12,6 +12,7 @@ from gs_modules import _arguments
 from gs_modules._metrics import Usage
 from gs_modules._modules import sample_output, temperature_output
 from gs_modules._objectives import categorical_kl
+from gs_modules._relaxed import masked
 from gs_modules._rows import first_argmax, row_index
 from gs_modules._types import AxisName, Prior
 
@@ -25,7 +26,8 @@ class LatentOutput:
         sample: ``[..., L, K]``, the sample of the estimator; one-hot for all but ``Pathwise``.
         index: ``[..., L]`` int32, the class with the largest weight before rounding; -1 where the
             sample is NaN or no class is left.
-        logits: ``[..., L, K]``, the unnormalised log-probabilities that the sample was drawn from.
+        logits: ``[..., L, K]``, the unnormalised log-probabilities that the sample was drawn from;
+            ``-inf`` where excluded.
         kl: ``[...]`` float32 (float64 for float64 logits), KL divergence from the prior summed
             over the latents, in nats.
         temperature: float32, what the sample was drawn at, of the shape it was given in: a scalar,
@@ -106,13 +108,13 @@ def latent_output(
         >>> latent_output(jnp.eye(2), jnp.zeros((2, 2)), None, 0.5).index.tolist()
         [0, 1]
     """
-    axis = sample.ndim - 1
-    kl = categorical_kl(logits, prior_logits, where=where).sum(-1)
+    logits, axis, mask = _arguments.categories(logits, -1, where)
+    kl = categorical_kl(logits, prior_logits, where=mask).sum(-1)
     weights = jnp.where(sample == 0, -jnp.inf, sample)  # a row of zeros has no index
     return LatentOutput(
         sample=sample_output(sample, logits, dtype),
         index=row_index(first_argmax(weights, axis), axis),
-        logits=logits,
+        logits=masked(logits, mask),
         kl=kl,
         temperature=temperature_output(temperature),
         deterministic=temperature is None,

@@ -42,6 +42,7 @@ class Sampler(nn.Module, kw_only=True):
         """The sample, and the temperature that it was drawn at (None: deterministic)."""
         schedule = core.check_temperature(self.temperature)
         estimator = core.check_estimator(self.estimator)
+        core.check_dtype(self.dtype)
         if callable(schedule) and self.is_initializing():
             self.variable(COLLECTION, "step", jnp.zeros, (), jnp.int32)
         if core.resolve_deterministic(deterministic, self.deterministic):
@@ -80,9 +81,10 @@ class Sampler(nn.Module, kw_only=True):
                     f'mutable=["{COLLECTION}"]), or call it with step= or deterministic=True'
                 )
             step = core.check_clock(self.get_variable(COLLECTION, "step"))
+        step = core.check_step(step)
         if is_mutable and not self.is_initializing():
             self.put_variable(COLLECTION, "step", core.next_step(step))
-        return core.as_step(step)
+        return step
 
     @nn.nowrap
     def _name(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -18,6 +19,7 @@ from gs_modules import _arguments
 from gs_modules._categorical import straight_through_argmax
 from gs_modules._estimators import ESTIMATORS, StraightThroughGumbel
 from gs_modules._relaxed import computing_logits
+from gs_modules._schedules import as_step
 from gs_modules._subset import gumbel_top_k, largest_k_hot
 from gs_modules._types import Estimator, Schedule
 
@@ -89,6 +91,36 @@ def check_estimator(estimator: Estimator) -> Estimator:
     raise TypeError(
         f"estimator must be a gradient estimator, got {estimator!r}; write {example.__name__}()"
     )
+
+
+def check_dtype(dtype: DTypeLike | None) -> np.dtype | None:
+    """A constructor's ``dtype``, of its sample; None: that of the logits.
+
+    Raises:
+        TypeError: not floating-point.
+
+    Example:
+        >>> check_dtype(jnp.bfloat16)
+        dtype(bfloat16)
+    """
+    return None if dtype is None else _arguments.result_dtype(dtype, dtype)
+
+
+def check_step(step: Any) -> jax.Array:
+    """The ``step`` of a call or of ``set_step``: one integer, as int32.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: more than one.
+
+    Example:
+        >>> check_step(7).item()
+        7
+    """
+    checked = as_step(step)
+    if checked.shape:
+        raise ValueError(f"step must be a single integer, got an array of shape {checked.shape}")
+    return checked
 
 
 def check_clock(step: Any) -> jax.Array:

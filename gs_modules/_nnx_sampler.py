@@ -37,8 +37,8 @@ class Sampler(nnx.Module):
             self.estimator = core.check_estimator(estimator)
             # Not None: train() would change it, and with it the static part that nnx.jit traces.
             self.deterministic = core.resolve_deterministic(None, deterministic)
+            self.dtype = core.check_dtype(dtype)
             self.rngs = nnx.data(_own_stream(rngs, rng_collection))
-        self.dtype = dtype
         self.rng_collection = rng_collection
         if callable(self.temperature):
             self.step = AnnealStep(jnp.zeros((), jnp.int32))
@@ -95,7 +95,7 @@ class Sampler(nnx.Module):
             return None
         if step is None:
             step = core.check_clock(self.step[...])
-        return core.as_step(step)
+        return core.check_step(step)
 
     def _name(self) -> str:
         return type(self).__name__

@@ -34,7 +34,7 @@ def set_step(model: nnx.Module, step: int | jax.Array) -> None:
     if not clocks:
         raise ValueError(f"set_step: {type(model).__name__} holds no module with a schedule")
     for clock in clocks:
-        clock[...] = jnp.full_like(clock[...], core.as_step(step), dtype=jnp.int32)
+        clock[...] = jnp.full_like(clock[...], core.check_step(step), dtype=jnp.int32)
 
 
 def set_key(model: nnx.Module, key: jax.Array) -> None:
@@ -154,14 +154,14 @@ def restore(model: nnx.Module, state: nnx.State | dict[Any, Any]) -> None:
     }
     for path in own.keys() & given.keys():
         is_key = jnp.issubdtype(own[path][...].dtype, jax.dtypes.prng_key)
-        if is_key and given[path].dtype == jnp.uint32:  # likewise
+        if is_key and getattr(given[path], "dtype", None) == jnp.uint32:  # likewise
             given[path] = jax.random.wrap_key_data(given[path])
     wrong = [f"lacks the {_kind(own[path])} {path}" for path in own if path not in given]
     wrong += [f"has {path}, which the model has not" for path in given if path not in own]
     for path in own.keys() & given.keys():
-        expected, found = (jax.typeof(value) for value in (own[path][...], given[path]))
-        if (expected.shape, expected.dtype) != (found.shape, found.dtype):
-            wrong.append(f"has {path} as {found.str_short()}, the model as {expected.str_short()}")
+        expected, found = (_short_type(value) for value in (own[path][...], given[path]))
+        if expected != found:
+            wrong.append(f"has {path} as {found}, the model as {expected}")
     if wrong:
         raise ValueError(
             f"restore: the state {', '.join(wrong)}; save nnx.state(model), not nnx.Param alone"
@@ -178,3 +178,12 @@ def _kind(variable: nnx.Variable) -> str:
     if isinstance(variable, AnnealStep):
         return "clock"
     return "stream" if isinstance(variable, nnx.RngState) else type(variable).__name__
+
+
+def _short_type(value: Any) -> str:
+    """dtype and shape, without the sharding, which may differ."""
+    try:
+        aval = jax.typeof(value)
+    except TypeError:
+        return type(value).__name__
+    return f"{aval.dtype}[{','.join(map(str, aval.shape))}]"

@@ -272,7 +272,7 @@ def set_step(state: Mapping[str, Mapping[str, Any]], step: int | jax.Array) -> d
     """
     if not any("step" in entries for entries in state.values()):
         raise ValueError(f"set_step: no state `step` in {sorted(state)}; pass init's state")
-    step = core.as_step(step)
+    step = core.check_step(step)
     return {
         module: {
             name: jnp.full_like(value, step, dtype=jnp.int32) if name == "step" else value

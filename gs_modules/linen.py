@@ -228,7 +228,7 @@ def set_step(variables: Mapping[str, Any], step: int | jax.Array) -> dict[str, A
             f"set_step: no collection {COLLECTION!r} among {sorted(variables)}; pass the variables "
             f"that init returned"
         )
-    step = core.as_step(step)
+    step = core.check_step(step)
 
     def put(path, leaf):
         is_clock = getattr(path[-1], "key", None) == "step"

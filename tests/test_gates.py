@@ -275,8 +275,10 @@ def test_padding_has_no_influence_and_no_gradient_and_neither_has_a_row_without_
         assert value == 0
     for value in losses(gate_of(LOGITS.at[0, 0].set(jnp.nan))).values():
         assert np.isnan(value)
-    with pytest.raises(ValueError, match=r"where of shape \(4,\).*examples of shape \(5,\)"):
-        gate_of(LOGITS).entropy(where=jnp.ones(4, bool))
+    for method in (gs.GateOutput.entropy, gs.GateOutput.usage, gs.GateOutput.load_balance_loss):
+        said = r"GumbelGate.*: where of shape \(4,\).*examples of shape \(5,\)"
+        with pytest.raises(ValueError, match=said):
+            method(gate_of(LOGITS), where=jnp.ones(4, bool))
 
 
 def test_gradients_stay_finite_where_choices_are_excluded_or_impossible():

@@ -368,6 +368,9 @@ def test_excluded_classes_are_never_drawn_in_either_mode(framework, module):
     for output in (training, evaluated):
         assert np.all(sample_of(output)[..., 1] == 0)
         np.testing.assert_allclose(sample_of(output).sum(-1), 1, rtol=1e-6)
+        if module != "GumbelSoftmax":
+            excluded = np.broadcast_to(~where, output.logits.shape)
+            np.testing.assert_array_equal(output.logits == -jnp.inf, excluded)
 
 
 @every_module

@@ -470,6 +470,7 @@ def test_nnx_restore_puts_a_whole_state_back_and_names_what_does_not_fit(tmp_pat
     del wrong["gates"][0]["step"], wrong["gates"][1]["rngs"]["count"], wrong["head"]["bias"]
     wrong["head"]["kernel"] = jnp.zeros((6, 3))
     wrong["tail"] = jnp.zeros(1)
+    wrong["gates"][0]["rngs"]["key"], wrong["gates"][1]["step"] = 0, "seven"
     with pytest.raises(ValueError) as refusal:
         NNX.api.restore(fresh, wrong)
     for said in (
@@ -478,6 +479,8 @@ def test_nnx_restore_puts_a_whole_state_back_and_names_what_does_not_fit(tmp_pat
         "lacks the Param head/bias",
         "has head/kernel as float32[6,3], the model as float32[6,2]",
         "has tail, which the model has not",
+        "has gates/0/rngs/key as int32[], the model as key<fry>[]",
+        "has gates/1/step as str, the model as int32[]",
     ):
         assert said in str(refusal.value)
     assert fresh["gates"][0].step[...] == 0  # nothing was changed
@@ -533,6 +536,7 @@ def name_of(framework, module):
         ({"temperature": -1.0}, "temperature must be positive"),
         ({"deterministic": 1}, "deterministic must be a Python bool"),
         ({"step": 1.5}, "step must be"),
+        ({"step": jnp.array([[1], [2]])}, r"step must be a single integer, .* shape \(2, 1\)"),
     ],
     ids=str,
 )
@@ -555,6 +559,7 @@ def test_a_refusal_begins_with_the_class_and_the_path_of_the_module(framework, m
         ({"unimix": 1.0}, ValueError, r"unimix.*\[0, 1\), got 1\.0"),
         ({"unimix": -0.1}, ValueError, r"unimix.*\[0, 1\), got -0\.1"),
         ({"unimix": "some"}, TypeError, "unimix must be a number, got 'some'"),
+        ({"dtype": jnp.int32}, TypeError, "dtype must be floating-point, got int32"),
         (
             {"k": 2, "estimator": gs.ReinMax()},
             ValueError,
