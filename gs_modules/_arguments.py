@@ -44,7 +44,7 @@ DTYPES = jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64
 def floating_array(name: str, value: ArrayLike) -> jax.Array:
     """``value`` as an array, or a ``TypeError`` unless it is real floating-point.
 
-    Of 16 bits or more: the largest numbers of 8 bits lie where others have infinity.
+    Floats of 8 bits are refused: some have no infinity, by which a class is excluded.
     """
     try:
         array = jnp.asarray(value)
@@ -100,8 +100,8 @@ def categories(
 ) -> tuple[jax.Array, int, jax.Array | None]:
     """``logits`` as a floating array, ``axis`` counted from the front, ``where`` broadcast.
 
-    ``drawn_by`` are key and temperature. Where one of them is traced, XLA would reduce logits that
-    are not while it compiles, one number after the other: seconds for a million.
+    ``drawn_by`` are key and temperature. If one of them is traced and the logits are a constant,
+    XLA would reduce the logits at compile time, number by number: seconds for a million.
     """
     array = floating_array("logits", logits)
     axis = category_axis(axis, array.shape)

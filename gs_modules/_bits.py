@@ -35,8 +35,8 @@ LOG_COEFFICIENTS = (
     1.2904690206e-1,
     -7.6221086085e-2,
 )
-"""Of ``(log(1 + f) - f) / f**2`` between the square roots of 1/2 and 2, in rising powers, fitted
-to the error of the logarithm: 5e-9 of it."""
+"""Coefficients of ``(log(1 + f) - f) / f**2`` between the square roots of 1/2 and 2, in rising
+powers, fitted to the error of the logarithm: 5e-9 of it."""
 
 Log = Callable[[jax.Array], jax.Array]
 
@@ -149,7 +149,7 @@ def _apart_of_keys(
 
 
 def _word(keys: jax.Array) -> jax.Array:
-    """Of all keys, one word; of none, 0."""
+    """One word that depends on all keys; 0 if there is none."""
     return jnp.max(keys[..., 1], initial=0)
 
 

@@ -55,7 +55,7 @@ def combined(
 
 
 def _check_functions(branches: Sequence[Callable[..., Any]]) -> None:
-    """That each can be called with nothing, unlike a module of Flax or Haiku."""
+    """Refuses what cannot be called with nothing, a module of Flax or Haiku for instance."""
     for branch in branches:
         try:
             inspect.signature(branch).bind()
@@ -69,7 +69,7 @@ def _check_functions(branches: Sequence[Callable[..., Any]]) -> None:
 
 
 def _check_branches(branches: Sequence[Any], batch: tuple[int, ...]) -> None:
-    """That arrays, or the shapes and dtypes of arrays, are of one kind that fits the gate."""
+    """Refuses arrays, or shapes and dtypes of arrays, that differ or do not fit the gate."""
     for what in ("shape", "dtype"):
         found = list(dict.fromkeys(str(getattr(branch, what)) for branch in branches))
         if len(found) > 1:

@@ -120,15 +120,15 @@ class StraightThrough(_CategoricalEstimator):
 
 @dataclasses.dataclass(frozen=True)
 class DecoupledStraightThrough(_CategoricalEstimator):
-    """A sample with the derivative to the logits of the relaxed one at another temperature.
+    """A sample that is differentiated as the relaxed one at another temperature.
 
-    The noise is the same in both passes. The derivative to the temperature is that of the sample:
-    zero when it is hard.
+    The noise is the same in both passes. The derivative with respect to the temperature is that of
+    the sample: zero when it is hard.
 
     Shah, Yan, Mozer, Liu (2024), https://arxiv.org/abs/2410.13331.
 
     Attributes:
-        backward_temperature: positive; of the derivative to the logits.
+        backward_temperature: positive; the derivative with respect to the logits is at this one.
         hard: a one-hot sample; False: the relaxed one at the temperature of the call.
 
     Example:
@@ -236,8 +236,8 @@ class ReinMax(_CategoricalEstimator):
 
     Derivative of ``2 softmax(stop(log p_D - logits) + logits) - softmax(logits) / 2`` with
     ``p_D = (softmax(logits / temperature) + D) / 2``: Heun's method, second order where the
-    straight-through estimator is first order. The derivative to the temperature is zero. A
-    concrete temperature below 1 is a ``ValueError``; a traced one is used as it is.
+    straight-through estimator is first order. The derivative with respect to the temperature is
+    zero. A concrete temperature below 1 is a ``ValueError``; a traced one is used as it is.
 
     Liu, Dong, Liu, Zheng, Gao (2023), https://arxiv.org/abs/2304.08612.
 

@@ -27,8 +27,8 @@ def gumbel_lookup(
 
     ``gumbel_softmax(key, logits, temperature, hard=True) @ table`` and its derivatives, without
     the product and without the one-hot sample in the forward pass: a row is read. One second
-    derivative is missing, that of a reverse-mode gradient to ``table`` by the logits or the
-    temperature: it would cost the product. Differentiate the product where it is needed.
+    derivative is missing, that of a reverse-mode gradient of ``table`` with respect to the logits
+    or the temperature: it would cost the product. Differentiate the product where it is needed.
 
     Args:
         key: a typed or an old-style key; used once.
@@ -86,7 +86,7 @@ def _chosen_rows(table, chosen, key, logits, temperature, index, given):
 
 @functools.partial(_chosen_rows.defjvp, symbolic_zeros=True)
 def _chosen_rows_jvp(primals, tangents):
-    """That of ``one_hot @ table``, with the relaxed sample for the one-hot one."""
+    """The derivative of ``one_hot @ table``, with the relaxed sample for the one-hot one."""
     table, _, key, logits, temperature, index, given = primals
     table_tangent, _, _, logits_tangent, temperature_tangent, *_ = map(none_if_zero, tangents)
     rows, axis = _chosen_rows(*primals), logits.ndim - 1

@@ -1,4 +1,4 @@
-"""Loops that XLA on CPU keeps apart from what becomes of their numbers, and out of more threads."""
+"""Loops that XLA on CPU neither fuses into what uses their numbers nor deals out to threads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 from jax import lax
 
 FEW = 2**15
-"""So many numbers a thread computes in 40 microseconds, which several threads would not shorten."""
+"""Numbers that one thread computes in 40 microseconds, which several would not shorten."""
 
 PARTS = 2
-"""Of an array of few numbers. Not 1: a loop that replaces the whole of an array is dealt out."""
+"""How many parts an array of few numbers has. Not 1: a loop over the whole is dealt out."""
 
 
 def is_few(shape: tuple[int, ...]) -> bool:
-    """Of a size that is a symbol, of which nothing is known, never."""
+    """Whether an array of this shape has few numbers; False where a size is a symbol."""
     return all(isinstance(size, int) for size in shape) and math.prod(shape) <= FEW
 
 

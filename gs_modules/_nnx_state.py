@@ -70,7 +70,7 @@ def set_key(model: nnx.Module, key: jax.Array) -> None:
 
 
 def assert_ticks(fn: Callable[..., Any], model: nnx.Module, *args: Any, **kwargs: Any) -> None:
-    """That a training step moves the clock or the stream of every module in ``model``.
+    """Asserts that a training step moves the clock or the stream of every module in ``model``.
 
     Raw ``jax.jit``, ``jax.vmap`` and ``jax.checkpoint`` drop the updates of a module that is passed
     to them, without a word: the temperature never anneals and every step draws the same noise.

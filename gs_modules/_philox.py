@@ -108,12 +108,12 @@ def step(x: jax.Array, *, interpret: bool) -> jax.Array:
 
 
 def log2(x: jax.Array, *, interpret: bool) -> jax.Array:
-    """Of positive, normal numbers; to 2e-7, or to 2e-7 of itself."""
+    """The logarithm of positive, normal numbers, to 2e-7 absolute or relative."""
     return jnp.log2(x) if interpret else _instruction("lg2.approx.ftz.f32", x)
 
 
 def maximum(x: jax.Array, y: jax.Array, *, interpret: bool) -> jax.Array:
-    """NaN where one is, which jax's on a GPU loses."""
+    """The larger number, or NaN where one is NaN, which jax's maximum loses on a GPU."""
     return jnp.maximum(x, y) if interpret else _instruction("max.NaN.f32", x, y)
 
 

@@ -91,7 +91,7 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
 
 
 def row_index(index: jax.Array, axis: int) -> jax.Array:
-    """That of ``first_argmax``, one a row, without ``axis``; -1 in a row with NaN too."""
+    """The index of ``first_argmax``, without ``axis``; -1 in a row with NaN too."""
     return jnp.squeeze(lax.slice_in_dim(jnp.maximum(index, -1), 0, 1, axis=axis), axis)
 
 

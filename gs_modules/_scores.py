@@ -19,13 +19,13 @@ from gs_modules._noise import gumbel_of_bits
 from gs_modules._tiles import Layout, Rows, fourth, reduced
 
 PHILOX_WORDS = 4
-"""Of the data of a key; one of threefry has two."""
+"""Words in the data of a Philox key; a threefry key has two."""
 
 LN_2 = float(np.log(2))
 NO_COLUMN = 2**31 - 1
 
 Noise = Callable[[int | jax.Array], list[jax.Array]]
-"""Of a step, that of each piece."""
+"""Maps a step to the noise of each of its pieces."""
 
 
 def perturbed_rows(layout: Layout, key_ref, logits_ref) -> list[Scores]:
@@ -53,7 +53,7 @@ class Scores(Rows):
         return self.load(self.logits_ref, step, -jnp.inf)
 
     def perturb(self, noise: Noise, unit: float) -> None:
-        """By ``noise``, in a ``unit``, of each step."""
+        """Perturbs each step by its ``noise``, which is in a ``unit``."""
         self.noise, self.unit = noise, unit
 
     def largest(self) -> jax.Array:
@@ -67,9 +67,10 @@ class Scores(Rows):
     def scores(
         self, step: int | jax.Array, largest: jax.Array | None = None
     ) -> tuple[list[jax.Array], jax.Array]:
-        """Those of a step, less ``largest``, by default its own largest logit, and that.
+        """The scores of a step relative to ``largest``, and ``largest``.
 
-        Of -inf alone, they are those of equal logits. The noise is drawn while the logits are on
+        By default that is the step's own largest logit. Where all logits are -inf, the scores are
+        those of equal logits. The noise is drawn while the logits are on
         their way: the maximum has to wait for them.
         """
         logits = self.logits(step) if self.only_logits is None else self.only_logits
@@ -89,7 +90,7 @@ class Scores(Rows):
         return scores, largest
 
     def first_argmax(self) -> tuple[jax.Array, jax.Array]:
-        """Of each row, the column of the largest score, -1 without a class; where one is NaN."""
+        """The column of the largest score of each row, -1 without a class; which rows are NaN."""
         if self.layout.steps == 1:
             (top, column), largest = self._best(0)
             return jnp.where(largest == -jnp.inf, -1, column), jnp.isnan(top)

@@ -25,7 +25,7 @@ from gs_modules._relaxed import (
 from gs_modules._rows import first_argmax, is_at
 
 FEW_ROUNDS = 4
-"""Of a relaxed k-hot sample. One after the other, they take no longer to compile than a loop, whose
+"""Rounds that are written one after the other. They take no longer to compile than a loop, whose
 derivative stores what each round leaves and reads it again: twice the time."""
 
 
@@ -46,9 +46,9 @@ def gumbel_top_k(
     Plackett-Luce draw. The relaxed sample is the sum of k successive softmaxes, ``a_1 = logits +
     G``, ``p_j = softmax(a_j / temperature)``, ``a_{j+1} = a_j + log(1 - p_j)``; its weights sum to
     k, and one may exceed 1. With ``hard=True`` the k-hot sample itself, with the derivative of the
-    relaxed one at the same noise. For k = 1 it is ``gumbel_softmax``, of which a hard sample over
-    more than 1,000 classes is another of the same law; for more, second derivatives to the
-    temperature are finite from 1e-10 on.
+    relaxed one at the same noise. For k = 1 the law is that of ``gumbel_softmax``; over more than
+    1,000 classes the two draw different hard samples from one key. For k > 1, second derivatives
+    with respect to the temperature are finite from 1e-10 on.
 
     Args:
         key: a typed or an old-style key; used once.

@@ -19,13 +19,13 @@ from jax.sharding import NamedSharding
 from gs_modules._loops import PARTS
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-"""Of the rounds of threefry2x32 with 20 rounds; Salmon et al. (2011), "Parallel random numbers"."""
+"""The rotations of threefry2x32-20; Salmon et al. (2011), "Parallel random numbers"."""
 
 BLOCKS = 2**32
 """How many blocks a key has."""
 
 OTHER = 0x9E3779B9
-"""By which two keys differ: the fraction of the golden ratio, which no seed is likely to be."""
+"""The difference of two keys: the fraction of the golden ratio, which no seed is likely to be."""
 
 SHORT_AXIS = 128
 """The last axis is merged with the one before while it has fewer numbers."""
@@ -108,7 +108,7 @@ class Halves:
         self.in_twos = self.merged if last % 2 else (*rows, last // 2, 2)
 
     def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of the shape ``in_twos``.
+        """Both words of every block, each an array of the shape ``in_twos``.
 
         A block is a chain of 100 cycles, which leaves units of the processor idle; XLA interleaves
         those of the two.
@@ -121,7 +121,7 @@ class Halves:
         return PARTS, math.prod(self.half) // (2 * PARTS) + 1, 2
 
     def words_of_part(self, key: jax.Array, part: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of the shape ``[1, n, 2]``, one part of ``parts``."""
+        """The words of one of the ``parts``, each array ``[1, n, 2]``."""
         shape = 1, *self.parts[1:]
         positions = [part.astype(jnp.uint32), *_positions(shape, None)[1:]]
         return words(key, _counts(shape, positions))
@@ -146,7 +146,7 @@ def _halved_axis(shape: tuple[int, ...]) -> int:
 
 
 def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[jax.Array]:
-    """Of each number, its position on each axis."""
+    """The position of each number on each axis."""
     return [
         lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
         for axis in range(len(shape))
@@ -154,7 +154,7 @@ def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[j
 
 
 def _counts(shape: tuple[int, ...], positions: list[jax.Array]) -> jax.Array:
-    """Of each number, that of its block; positions on the first axis matter as they are."""
+    """The count of the block of each number, from its positions on the axes of ``shape``."""
     count = jnp.zeros((), jnp.uint32)
     for size, position in zip(shape, positions, strict=True):
         count = count * jnp.uint32(size) + position

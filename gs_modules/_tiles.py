@@ -35,7 +35,7 @@ PIECES = 8
 NARROWEST_PIECE = 8
 
 NUMBERS_OF_A_LOAD = 128
-"""Of a warp, four of a thread."""
+"""Numbers that a warp loads at once, four for each thread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """Of a step."""
+        """Columns in one step."""
         return self.shape[1] * self.pieces
 
     @property
@@ -102,7 +102,7 @@ class Piece:
     """A tile of the rows, and which of its numbers are classes of their rows."""
 
     column: jax.Array
-    """Of its first number, from the ``start`` of the rows."""
+    """Where its first number stands, counted from the ``start`` of the rows."""
 
     index: jax.Array
     is_class: jax.Array | None
@@ -111,7 +111,7 @@ class Piece:
 
 
 class Rows:
-    """Those of this program, of flat arrays; those of the second half if it has both."""
+    """The rows of this program in flat arrays: of the second half of all rows, if ``is_second``."""
 
     def __init__(self, layout: Layout, *, is_second: bool = False):
         self.layout = layout
@@ -159,7 +159,7 @@ class Rows:
         self._by_step(step, store)
 
     def pieces(self, step: int | jax.Array, *, is_inner: bool = False) -> list[Piece]:
-        """Those of a step; of an inner one, all numbers are classes of their rows."""
+        """The pieces of a step; all numbers of an inner one are classes of their rows."""
         layout, pieces = self.layout, []
         for number in range(layout.pieces):
             column = (step * layout.pieces + number) * layout.shape[1]
@@ -195,7 +195,7 @@ class Rows:
 
 
 def fourth(index: jax.Array) -> jax.Array:
-    """Of a number that is not negative, the block of four that it is in."""
+    """The block of four that an index, which is not negative, is in."""
     return lax.div(index, jnp.int32(4))
 
 

@@ -144,7 +144,7 @@ class CategoricalLatent(Sampler):
 
 
 class _Dense(hk.Linear):
-    """Of a gate: a mixed-precision policy for ``hk.Linear`` leaves it in float32."""
+    """The dense layer of a gate, which a mixed-precision policy for ``hk.Linear`` leaves alone."""
 
 
 class GumbelGate(Sampler):
