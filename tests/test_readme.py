@@ -47,8 +47,8 @@ def test_the_commands_of_the_speed_figures_are_those_that_gave_them(config):
     speed = runpy.run_path(str(ROOT / "benchmarks" / "training_speed.py"))
     measured = json.loads((ROOT / f"benchmarks/results/training_speed_{config}.json").read_text())
     pattern = rf"`python benchmarks/training_speed\.py (configs/{config}\.yaml .*)`"
-    (in_readme,) = re.findall(pattern, README.read_text())
-    for words in (in_readme.split(), measured["command"].split()[2:]):
+    (written,) = re.findall(pattern, (ROOT / "benchmarks" / "README.md").read_text())
+    for words in (written.split(), measured["command"].split()[2:]):
         options = speed["arguments"](words)
         assert (options.steps, options.torch_steps) == tuple(measured["steps"].values())
         assert options.torch_python == "PYTHON_WITH_TORCH"
