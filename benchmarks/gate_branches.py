@@ -10,16 +10,13 @@ computed; all programs are compiled, and timed in turn in one process. Writes
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from datetime import date
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from recording import record
 
 from gs_modules.nnx import GumbelGate
 
@@ -93,16 +90,15 @@ def main() -> None:
     results = {name: measure(*sizes, rounds) for name, sizes in SIZES.items()}
     for name, found in results.items():
         print(name, found)
-    record = {
-        "command": "python benchmarks/gate_branches.py",
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {jax.default_backend()}, jax {jax.__version__}",
-        "choices": CHOICES,
-        "rows_and_width": SIZES,
-        "results": results,
-    }
-    path = Path(__file__).parent / "results" / "gate_branches.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    record(
+        "gate_branches",
+        "python benchmarks/gate_branches.py",
+        jax=jax.__version__,
+        backend=jax.default_backend(),
+        choices=CHOICES,
+        rows_and_width=SIZES,
+        results=results,
+    )
 
 
 if __name__ == "__main__":

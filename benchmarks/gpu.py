@@ -12,10 +12,8 @@ decoder of a model would. Writes `benchmarks/results/gpu_NAME.json`.
 """
 
 import argparse
-import datetime
 import functools
 import importlib.metadata
-import json
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,27 +22,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from jax import lax
+from recording import RESULTS, record
+from textbook import textbook
 
 import gs_modules as gs
 from gs_modules import _kernels
 
-RESULTS = Path(__file__).parent / "results"
 LARGE = [(2**22, 16), (2**19, 128), (65536, 1000), (8192, 8192), (4096, 50257)]
 SMALL = [(2560, 10), (4096, 320), (65536, 2), (65536, 16), (1024, 8192), (256, 50257)]
 HALF = [(2**19, 128), (8192, 8192), (4096, 320)]
 TEMPERATURE = 0.5
-EPSILON = 1e-10
 CALLS, REPETITIONS = 20, 5
-
-
-def textbook(key, logits, hard=False):
-    uniform = jax.random.uniform(key, logits.shape, logits.dtype)
-    noise = -jnp.log(-jnp.log(uniform + EPSILON) + EPSILON)
-    soft = jax.nn.softmax((logits + noise) / TEMPERATURE)
-    if not hard:
-        return soft
-    one_hot = jax.nn.one_hot(jnp.argmax(soft, -1), logits.shape[-1], dtype=logits.dtype)
-    return lax.stop_gradient(one_hot - soft) + soft
 
 
 def forward_and_backward(draw):
@@ -65,9 +53,11 @@ def works(itemsize):
     def hard(key, logits):
         return gs.gumbel_softmax(key, logits, TEMPERATURE, hard=True)
 
+    hard_textbook = functools.partial(textbook, temperature=TEMPERATURE)
+    soft_textbook = functools.partial(hard_textbook, hard=False)
     forward = {
-        "soft": {"here": soft, "textbook": textbook},
-        "hard": {"here": hard, "textbook": functools.partial(textbook, hard=True)},
+        "soft": {"here": soft, "textbook": soft_textbook},
+        "hard": {"here": hard, "textbook": hard_textbook},
         "index": {"here": gs.gumbel_max, "categorical": jax.random.categorical},
     }
     # Backward reads the relaxed sample, float32, and the cotangent, and writes the gradient.
@@ -157,23 +147,17 @@ def main():
     if not shapes:
         cases += [(*shape, jnp.bfloat16) for shape in HALF]
         cases += [(*shape, jnp.float32) for shape in SMALL]
-    record = {
-        "command": "python benchmarks/gpu.py",
-        "date": datetime.date.today().isoformat(),
-        "device": device,
-        **{package: importlib.metadata.version(package) for package in ("jax", "jaxlib")},
-        "results": [],
-    }
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "jaxlib")}
+    results = []
     for rows, classes, dtype in cases:
         result = measure(rows, classes, dtype)
         dtype = jnp.dtype(dtype).name
-        record["results"].append({"rows": rows, "classes": classes, "dtype": dtype, **result})
+        results.append({"rows": rows, "classes": classes, "dtype": dtype, **result})
         print(f"{rows} x {classes} {dtype}")
         for work, figures in result.items():
             print(f"  {work:44}{figures['microseconds']:10.1f} us{figures['of_copy']:7.2f} of copy")
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        path = arguments.output / f"{name}.json"
-        path.write_text(json.dumps(record, indent=2) + "\n")
+        command = "python benchmarks/gpu.py"
+        record(name, command, arguments.output, device=device, **versions, results=results)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,11 @@ each can live in an environment of its own. Writes `benchmarks/results/peer_laws
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
-import os
-import platform
-from pathlib import Path
 
 import numpy as np
+from recording import record
 
 TWO = np.log([0.999, 0.001])
 VERY_RARE = 1e-7
@@ -161,20 +158,19 @@ def distrax_numbers():
 def textbook_numbers():
     import jax
     import jax.numpy as jnp
-
-    def textbook(key, logits, tau=1.0, eps=1e-20, other_order=False):
-        uniform = jax.random.uniform(key, logits.shape, logits.dtype)
-        noise = -jnp.log(-jnp.log(uniform + eps) + eps)
-        soft = jax.nn.softmax((logits + noise) / tau)
-        hard = jax.nn.one_hot(jnp.argmax(soft, -1), soft.shape[-1], dtype=soft.dtype)
-        if other_order:
-            return hard + soft - jax.lax.stop_gradient(soft)
-        return jax.lax.stop_gradient(hard - soft) + soft
+    from textbook import textbook
 
     numbers = of_jax_function(textbook)
     numbers["float32"]["very_rare"] = of_jax_uniforms()
     normal = jax.random.normal(jax.random.key(1), (100_000, 8))
-    rows = jax.jit(lambda key: textbook(key, normal, other_order=True))(jax.random.key(0))
+
+    @jax.jit
+    def in_another_order(key):
+        soft = textbook(key, normal, hard=False)
+        drawn = jax.nn.one_hot(jnp.argmax(soft, -1), soft.shape[-1], dtype=soft.dtype)
+        return drawn + soft - jax.lax.stop_gradient(soft)
+
+    rows = in_another_order(jax.random.key(0))
     numbers["float32"]["not_one_hot_of_h_plus_y_minus_y"] = share_not_one_hot(rows)
     return numbers
 
@@ -255,17 +251,11 @@ def main() -> None:
     )
     parser.add_argument("peer", choices=MEASURED)
     peer = parser.parse_args().peer
-    record = {
-        "command": f"python benchmarks/peer_laws.py {peer}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES[peer]},
-        "results": MEASURED[peer](),
-    }
-    text = json.dumps(rounded(record), indent=2)
-    (Path(__file__).parent / "results" / f"peer_laws_{peer}.json").write_text(text + "\n")
-    print(text)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES[peer]}
+    results = rounded(MEASURED[peer]())
+    command = f"python benchmarks/peer_laws.py {peer}"
+    record(f"peer_laws_{peer}", command, versions=versions, results=results)
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -24,12 +24,10 @@ import; a peer whose packages are missing is left out, by name.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -37,8 +35,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from recording import record
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 SHAPES = {
     "128x20x10": (128, 20, 10),
@@ -144,17 +142,9 @@ def jax_sample(peer, shape, kind):
 
         return functools.partial(gs.gumbel_softmax, hard=hard)
     if peer == "textbook":
+        from textbook import textbook
 
-        def textbook(key, logits, temperature):
-            uniform = jax.random.uniform(key, logits.shape, logits.dtype)
-            noise = -jnp.log(-jnp.log(uniform + 1e-20) + 1e-20)
-            soft = jax.nn.softmax((logits + noise) / temperature)
-            if not hard:
-                return soft
-            drawn = jax.nn.one_hot(jnp.argmax(soft, -1), soft.shape[-1], dtype=soft.dtype)
-            return jax.lax.stop_gradient(drawn - soft) + soft
-
-        return textbook
+        return functools.partial(textbook, hard=hard)
     if peer == "categorical" and hard:
         return lambda key, logits, temperature: jax.nn.one_hot(
             jax.random.categorical(key, logits), logits.shape[-1], dtype=logits.dtype
@@ -414,17 +404,11 @@ def main() -> None:
         print(f"{name}: {found['ours']['milliseconds']} ms; {', '.join(shown[1:])}")
     if options.only:
         return  # a part is no record
-    record = {
-        "command": "python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH "
-        f"--peers-python PYTHON_WITH_PEERS --runs {options.runs} --rounds {options.rounds}",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": versions,
-        "results": results,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.json").write_text(json.dumps(record, indent=2) + "\n")
+    command = (
+        "python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH "
+        f"--peers-python PYTHON_WITH_PEERS --runs {options.runs} --rounds {options.rounds}"
+    )
+    record("peers", command, versions=versions, results=results)
     draw_figure(results, IMAGES / "peers.png")
 
 

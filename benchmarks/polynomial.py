@@ -17,22 +17,17 @@ Writes `benchmarks/results/polynomial.json`; its seconds are wall time, compilat
 """
 
 import argparse
-import datetime
 import functools
-import json
-import os
-import platform
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from recording import record
 
 import gs_modules as gs
 
-ROOT = Path(__file__).parent.parent
 TARGET = 0.45
 POWERS = (1.5, 2.0, 3.0)
 PUBLISHED = {
@@ -128,16 +123,8 @@ def main() -> None:
         if name != "decoupled":
             results += run(name, options.seeds)
             print(name, results[-1]["seconds_of_all_p"], "s", flush=True)
-    record = {
-        "command": "python benchmarks/polynomial.py --seeds " + " ".join(map(str, options.seeds)),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "results": results,
-    }
-    path = ROOT / "benchmarks" / "results" / "polynomial.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    command = "python benchmarks/polynomial.py --seeds " + " ".join(map(str, options.seeds))
+    record("polynomial", command, jax=jax.__version__, results=results)
     print(table(results, "sampled_loss"), table(results, "expected_loss"), sep="\n\n")
 
 

@@ -8,25 +8,22 @@ the classes are divided. Prints tables and writes `benchmarks/results/scaling.js
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import functools
-import json
 import math
 import os
-import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from peers import KEPT
+from recording import record
 
 import gs_modules as gs
 
-RESULTS = Path(__file__).parent / "results"
 ROUNDS = 9
 DEVICES = 8
 CLASSES = [2**n for n in range(6, 18)]
@@ -82,21 +79,22 @@ def table(shapes, sharding=None):
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     if not KEPT.items() <= os.environ.items():  # glibc reads them when a process begins
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEPT})
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mesh = jax.make_mesh((DEVICES,), ("shards",), axis_types=(AxisType.Auto,))
     divided = NamedSharding(mesh, PartitionSpec(None, "shards"))
-    record = {
-        "command": "python benchmarks/scaling.py",
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"python": platform.python_version(), "jax": jax.__version__},
-        "classes": table([(64, classes) for classes in CLASSES]),
-        "rows": table([(rows, 1024) for rows in ROWS]),
-        "eight_shards": table([(64, classes) for classes in CLASSES], divided),
-    }
-    (RESULTS / "scaling.json").write_text(json.dumps(record, indent=2) + "\n")
+    record(
+        "scaling",
+        "python benchmarks/scaling.py",
+        jax=jax.__version__,
+        classes=table([(64, classes) for classes in CLASSES]),
+        rows=table([(rows, 1024) for rows in ROWS]),
+        eight_shards=table([(64, classes) for classes in CLASSES], divided),
+    )
 
 
 if __name__ == "__main__":

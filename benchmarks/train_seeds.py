@@ -7,11 +7,8 @@ Writes `benchmarks/results/train_CONFIG.json` and the curves, `docs/images/train
 """
 
 import argparse
-import datetime
 import itertools
 import json
-import os
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -19,6 +16,7 @@ import time
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from recording import record
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,19 +74,17 @@ def main() -> None:
             print(shown, "last train", list(runs[-1]["train_neg_elbo"].values())[-1], flush=True)
     tests = [result["test_neg_elbo"] for result in runs]
     last = [list(result["train_neg_elbo"].values())[-1] for result in runs]
-    result = {
-        "config": str(options.config),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
+    summary = {
         "test_neg_elbo": {"mean": statistics.mean(tests), "largest": max(tests)},
         "last_train_neg_elbo": {"mean": statistics.mean(last), "largest": max(last)},
         "seconds": {"median": statistics.median(result["seconds"] for result in runs)},
-        "runs": runs,
     }
-    path = ROOT / "benchmarks" / "results" / f"train_{options.config.stem}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: result[key] for key in list(result)[4:-1]}, indent=2))
+    command = (
+        f"python benchmarks/train_seeds.py configs/{options.config.name} "
+        f"--frameworks {' '.join(options.frameworks)} --seeds {' '.join(map(str, options.seeds))}"
+    )
+    record(f"train_{options.config.stem}", command, **summary, runs=runs)
+    print(json.dumps(summary, indent=2))
     draw(runs, options.config.stem, ROOT / "docs" / "images" / f"train_{options.config.stem}.png")
 
 

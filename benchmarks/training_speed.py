@@ -15,11 +15,9 @@ may live in another environment: only `benchmarks/torch_vae.py` needs it. Writes
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,8 +26,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from recording import record
 
-RESULTS = Path(__file__).parent / "results"
 STEPS = {"digits": (9000, 2000), "mnist": (2400, 700)}
 """Steps of this library and of torch in a process, by config: some seconds of each."""
 
@@ -181,26 +179,24 @@ def main() -> None:
         name: statistics.median(run["steps_per_second"] for run in runs)
         for name, runs in measured.items()
     }
-    result = {
-        "command": command_line(options, sys.argv[1:]),
-        "steps": {"ours": options.steps, "torch": options.torch_steps},
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {
-            "jax": importlib.metadata.version("jax"),
-            "torch": torch_version(options.torch_python).strip(),
-        },
-        "framework": options.framework,
+    summary = {
         "median_steps_per_second": speed,
         "trainer_over_torch": speed["trainer"] / speed["torch"],
         "trainer_over_bare": speed["trainer"] / speed["bare"],
-        "rounds": measured,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training_speed_{options.config.stem}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({key: result[key] for key in list(result)[6:-1]}, indent=2))
+    record(
+        f"training_speed_{options.config.stem}",
+        command_line(options, sys.argv[1:]),
+        versions={
+            "jax": importlib.metadata.version("jax"),
+            "torch": torch_version(options.torch_python).strip(),
+        },
+        steps={"ours": options.steps, "torch": options.torch_steps},
+        framework=options.framework,
+        **summary,
+        rounds=measured,
+    )
+    print(json.dumps(summary, indent=2))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ the same seeds, and writes their test bounds, the difference and its standard er
 """
 
 import argparse
-import datetime
 import json
 import math
-import os
-import platform
 import statistics
 import tempfile
 from pathlib import Path
 
+from recording import record
 from train_seeds import ROOT, run
 
 CONFIGS = ("digits", "digits_tuned")
@@ -40,20 +38,15 @@ def main() -> None:
     # As of two independent samples: that a seed is shared makes it no smaller here.
     variances = statistics.variance(default) + statistics.variance(tuned)
     standard_error = math.sqrt(variances / len(seeds))
-    result = {
-        "command": "python benchmarks/tuned_digits.py --seeds " + " ".join(map(str, seeds)),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
-        "test_neg_elbo": bounds,
+    summary = {
         "mean": {name: statistics.mean(values) for name, values in bounds.items()},
         "difference": difference,
         "standard_error": standard_error,
         "standard_errors": difference / standard_error,
     }
-    path = ROOT / "benchmarks" / "results" / "tuned_digits.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(dict(list(result.items())[5:]), indent=2))
+    command = "python benchmarks/tuned_digits.py --seeds " + " ".join(map(str, seeds))
+    record("tuned_digits", command, test_neg_elbo=bounds, **summary)
+    print(json.dumps(summary, indent=2))
 
 
 if __name__ == "__main__":
