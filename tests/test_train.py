@@ -26,9 +26,10 @@ from gs_modules.train import bound, cli, data, models
 from gs_modules.train.config import print_config, to_yaml
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.figures import curves, write_figures
+from gs_modules.train.folder import write_whole
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
-from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
+from gs_modules.train.run_directory import RunDirectory, parameters_sha256
 from gs_modules.train.training import _line, _progress
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]

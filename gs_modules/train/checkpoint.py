@@ -23,7 +23,9 @@ import orbax.checkpoint as ocp
 
 from gs_modules.train.config import Config, differences, to_yaml
 from gs_modules.train.config_file import ConfigError, load
+from gs_modules.train.folder import check_same
 from gs_modules.train.processes import agreed, is_first, meet
+from gs_modules.train.run_directory import NEW_RUN
 
 Tree = TypeVar("Tree")
 
@@ -93,15 +95,13 @@ class Checkpoints:
             return self.restore(like)  # the run that goes on beside us has removed it meanwhile
 
     def _read(self, folder: Path, like: Tree) -> Tree:
-        different = differences(load(folder / "config.yaml", check_root=False), self._config)
-        if different:
-            raise ConfigError(
-                [
-                    f"{folder}: a checkpoint of another config; write --run-dir with another "
-                    "folder, or --restart to begin anew",
-                    *(f"{folder / 'config.yaml'}: {difference}" for difference in different),
-                ]
-            )
+        check_same(
+            differences(load(folder / "config.yaml", check_root=False), self._config),
+            folder,
+            "a checkpoint",
+            remedy=NEW_RUN,
+            file=folder / "config.yaml",
+        )
         restored: Any = _orbax().restore(folder / "state", args=ocp.args.StandardRestore(like))
         return restored
 

@@ -20,9 +20,10 @@ from gs_modules.train.compare_report import as_json, draw, table, truth_in_words
 from gs_modules.train.config import Config, differences
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.console import say
+from gs_modules.train.folder import make_folder, write_whole
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models import Params
-from gs_modules.train.run_directory import RunDirectory, refusing, write_whole
+from gs_modules.train.run_directory import RunDirectory
 from gs_modules.train.truth import ComparisonError
 
 
@@ -83,8 +84,7 @@ def compare_estimators(
     def loss(sample: jax.Array) -> jax.Array:
         return reconstruction(trainer.model.decode(params, sample), x)
 
-    with refusing(f"--output: {output} cannot be made a folder"):
-        output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, "--output")
     latents, classes = logits.shape[-2:]
     problem = {
         "data": config.data.name,

@@ -17,16 +17,12 @@ from gs_modules.train.config import Config
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.console import say
 from gs_modules.train.figures import code_usage, of_images, save
+from gs_modules.train.folder import read_object, write_whole
 from gs_modules.train.importance import likelihoods
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import Split, pairs, take
 from gs_modules.train.report import write_report
-from gs_modules.train.run_directory import (
-    RunDirectory,
-    parameters_sha256,
-    read_object,
-    write_whole,
-)
+from gs_modules.train.run_directory import RunDirectory, parameters_sha256
 from gs_modules.train.sections import Mesh
 from gs_modules.train.state import Best
 

@@ -16,7 +16,7 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.summary import scalar
 
-from gs_modules.train.run_directory import naming
+from gs_modules.train.folder import naming
 
 # Protobuf makes these classes while it is imported, unseen by a type checker.
 _pb2 = importlib.import_module("tensorboardX.proto.event_pb2")

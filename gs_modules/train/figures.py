@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from gs_modules.train.folder import write_whole
 from gs_modules.train.pictures import Pictures, pairs, wall
-from gs_modules.train.run_directory import write_whole
 
 
 def write_figures(folder: Path, pictures: Pictures, records: list[dict[str, Any]]) -> list[Path]:

@@ -10,10 +10,11 @@ import numpy as np
 from gs_modules.train.chart import Line, line_chart
 from gs_modules.train.config import Config, to_yaml
 from gs_modules.train.config_file import load
+from gs_modules.train.folder import write_whole
 from gs_modules.train.loop import Best, Trainer
 from gs_modules.train.page import beside, document, grid, key_figures, picture, section, table, text
 from gs_modules.train.pictures import WALK, Pictures, pairs, take, walk_wall, wall
-from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
+from gs_modules.train.run_directory import RunDirectory, parameters_sha256
 
 Record = Mapping[str, Any]
 

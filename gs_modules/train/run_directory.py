@@ -13,12 +13,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gs_modules.train.config import Config, differences, to_yaml
 from gs_modules.train.config_file import ConfigError, load
+from gs_modules.train.folder import (
+    check_holds,
+    check_same,
+    locked,
+    make_folder,
+    naming,
+    read_object,
+    refusing,
+    write_whole,
+)
 
-_LOCK = ".lock"
+_FLAG = "--run-dir"
+
+NEW_RUN = f"{_FLAG} with another folder, or --restart to begin anew"
+"""What to write where a run cannot be continued."""
+
 _OF_EVERY_RECORD = {
     "step": int,
     "split": str,
@@ -94,7 +107,7 @@ class RunDirectory:
     def opened(self, config: Config, *, restart: bool = False) -> Iterator[None]:
         """Makes the folder for ``config``, or checks that it holds a run of ``config``.
 
-        Within this, no other process trains here; the system unlocks what a killed one locked.
+        Within this, no other process trains here.
 
         Args:
             config: the resolved config.
@@ -104,15 +117,14 @@ class RunDirectory:
             ConfigError: the folder cannot be made or moved aside, or another process trains here,
                 or it holds a run of another config, or files that are no run or only a part of one.
         """
-        with refusing(f"--run-dir: {self.path} cannot be made a folder"):
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, _FLAG)
         self._check_is_run()
         with contextlib.ExitStack() as stack:
             if not self.is_finished or restart:  # it may lie where nothing can be written
-                self._lock(stack)
+                stack.enter_context(locked(self.path, _FLAG, "trains"))
             if restart and self.config.exists():
                 self._move_aside()
-                self._lock(stack)
+                stack.enter_context(locked(self.path, _FLAG, "trains"))
             self._check_is_run()
             if self.config.exists():
                 self._check_is_of(config)
@@ -120,38 +132,20 @@ class RunDirectory:
                 write_whole(self.config, to_yaml(config).encode())
             yield
 
-    def _lock(self, stack: contextlib.ExitStack) -> None:
-        with refusing(f"--run-dir: {self.path} cannot be written"):
-            try:  # within: a Timeout is an OSError
-                stack.enter_context(FileLock(self.path / _LOCK, timeout=0))
-            except Timeout:
-                reason = "another process trains here; wait for it, or write --run-dir with another"
-                raise ConfigError([f"{self.path}: {reason} folder"]) from None
-
     def _check_is_run(self) -> None:
-        # A process may have been killed before it wrote the config.
-        names = {path.name for path in self.path.iterdir() if path.suffix != ".part"} - {_LOCK}
-        if names and self.config.name not in names:
-            raise ConfigError([f"{self.path}: not empty and not a run; choose another --run-dir"])
+        check_holds(self.path, _FLAG, "a run", self.config.name)
 
     def _check_is_of(self, config: Config) -> None:
         for folder in (self.checkpoints, self.figures, self.events):
             if os.path.lexists(folder) and not folder.is_dir():
-                raise ConfigError(
-                    [
-                        f"{folder}: not a folder; remove it, or write --run-dir with another "
-                        "folder, or --restart to begin anew"
-                    ]
-                )
-        different = differences(load(self.config, check_root=False), config)
-        if different:
-            raise ConfigError(
-                [
-                    f"{self.path}: holds a run of another config; write --run-dir with another "
-                    f"folder, or --restart to begin anew",
-                    *(f"{self.config}: {difference}" for difference in different),
-                ]
-            )
+                raise ConfigError([f"{folder}: not a folder; remove it, or write {NEW_RUN}"])
+        check_same(
+            differences(load(self.config, check_root=False), config),
+            self.path,
+            "holds a run",
+            remedy=NEW_RUN,
+            file=self.config,
+        )
 
     def _move_aside(self) -> None:
         path = self.path.resolve()  # where a link leads to: the link itself stays
@@ -235,25 +229,6 @@ class RunDirectory:
         return found
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a run; a ``ConfigError`` if there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path}: damaged: not a JSON object; remove it"])
-    return content
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that no reader and no crash ever sees a part of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")  # evaluate may write it too
-    with naming(path):
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-
-
 def parameters_sha256(params: Any) -> str:
     """SHA-256 over the bytes of all parameters, in the order of their paths."""
     digest = hashlib.sha256()
@@ -262,24 +237,6 @@ def parameters_sha256(params: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def refusing(fault: str) -> Iterator[None]:
-    """A folder that the system refuses is a wrong command line: ``fault``, and its reason."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError([f"{fault}: {error.strerror}; choose another one"]) from error
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Names the file in the error of a full disk, which names none."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, f"{path}") from error
 
 
 def _free_name(path: Path) -> Path:

@@ -20,12 +20,13 @@ from gs_modules.train.console import say
 from gs_modules.train.events import Events
 from gs_modules.train.failure import CommandError
 from gs_modules.train.figures import write_figures
+from gs_modules.train.folder import write_whole
 from gs_modules.train.interruption import hearing, stop_requests, stop_run
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
 from gs_modules.train.processes import agreed, is_first, largest
 from gs_modules.train.report import write_report
-from gs_modules.train.run_directory import RunDirectory, parameters_sha256, write_whole
+from gs_modules.train.run_directory import RunDirectory, parameters_sha256
 from gs_modules.train.sections import ImpossibleValueError
 from gs_modules.train.state import Best, NonFiniteLossError
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from gs_modules.train.config import Config, to_yaml
 from gs_modules.train.console import say
-from gs_modules.train.run_directory import write_whole
+from gs_modules.train.folder import write_whole
 from gs_modules.train.study_report import study_page
 from gs_modules.train.tune.space import shown
 from gs_modules.train.tune.study import Study

@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from gs_modules.train.config import changed
 from gs_modules.train.config_file import ConfigError
+from gs_modules.train.folder import check_same
 from gs_modules.train.tune.config import Tuning
 from gs_modules.train.tune.space import values_of_base
 from gs_modules.train.tune.storage import (
@@ -193,14 +194,14 @@ def _check_config(tuning: Tuning, study: optuna.Study, place: str) -> None:
         # What is to be beaten; first, so that no end of the process comes in between.
         study.enqueue_trial(values_of_base(tuning.search, tuning.base), skip_if_exists=True)
         study.set_user_attr("config", json.dumps(ours))
-    elif different := changed(json.loads(stored), ours):
-        raise ConfigError(
-            [
-                f"{place}: holds a study {tuning.study.name!r} of another config; write "
-                "--study.name with another name",
-                *(f"{place}: {difference}" for difference in different),
-            ]
-        )
+        return
+    check_same(
+        changed(json.loads(stored), ours),
+        place,
+        f"holds a study {tuning.study.name!r}",
+        remedy="--study.name with another name",
+        file=place,
+    )
 
 
 def _pruner(tuning: Tuning) -> BasePruner:

@@ -9,7 +9,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from optuna.trial import Trial
 from rich.console import Console
 
@@ -18,8 +17,8 @@ from gs_modules.train.config import changed, to_yaml
 from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.failure import CommandError
+from gs_modules.train.folder import check_holds, check_same, locked, make_folder, write_whole
 from gs_modules.train.interruption import hearing, stop_run
-from gs_modules.train.run_directory import refusing, write_whole
 from gs_modules.train.tune.config import Tuning, flat_of
 from gs_modules.train.tune.space import shown, suggest
 from gs_modules.train.tune.storage import HEARTBEAT
@@ -27,7 +26,7 @@ from gs_modules.train.tune.study import JOURNAL, Study, open_study
 from gs_modules.train.tune.workers import Worker, cpus
 from gs_modules.train.yaml_source import YamlError
 
-_LOCK = ".lock"
+_FLAG = "--study-dir"
 
 TRIALS_OF_A_PROCESS = 50
 """Of the programs that XLA compiles for a trial, some ten megabytes are never given back."""
@@ -82,23 +81,11 @@ def tune(tuning: Tuning, folder: Path, console: Console) -> None:
 @contextlib.contextmanager
 def _folder_of(tuning: Tuning, folder: Path) -> Iterator[None]:
     """The folder of this study and of no other process while this lasts."""
-    with refusing(f"--study-dir: {folder} cannot be made a folder"):
-        folder.mkdir(parents=True, exist_ok=True)
     stored = folder / "study.yaml"
-    names = {path.name for path in folder.iterdir() if path.suffix != ".part"}
-    if not stored.exists() and not names <= {_LOCK, JOURNAL}:  # of a process that was killed
-        raise ConfigError([f"{folder}: not empty and not a study; choose another --study-dir"])
-    with contextlib.ExitStack() as stack:
-        with refusing(f"--study-dir: {folder} cannot be written"):
-            try:
-                stack.enter_context(FileLock(folder / _LOCK, timeout=0))
-            except Timeout:
-                raise ConfigError(
-                    [
-                        f"{folder}: another process tunes here; wait for it, or write --study-dir "
-                        "with another folder (machines that share a study each have their own)"
-                    ]
-                ) from None
+    make_folder(folder, _FLAG)
+    check_holds(folder, _FLAG, "a study", stored.name, before_it={JOURNAL})
+    hint = " (machines that share a study each have their own)"
+    with locked(folder, _FLAG, "tunes", hint):
         if stored.exists():
             _check(stored, tuning)
         yield
@@ -111,14 +98,8 @@ def _check(stored: Path, tuning: Tuning) -> None:
     except (YamlError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
         reason = "damaged: not what a study writes; restore it, or choose another --study-dir"
         raise ConfigError([f"{stored}: {reason}"]) from None
-    if different:
-        raise ConfigError(
-            [
-                f"{stored.parent}: holds a study of another config; write --study-dir with another "
-                "folder",
-                *(f"{stored}: {difference}" for difference in different),
-            ]
-        )
+    remedy = f"{_FLAG} with another folder"
+    check_same(different, stored.parent, "holds a study", remedy=remedy, file=stored)
 
 
 class _Supervisor:
