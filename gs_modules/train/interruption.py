@@ -17,7 +17,18 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
+from gs_modules.train.console import say
+from gs_modules.train.failure import CommandError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(CommandError):
+    """A signal asked the command to stop, and the same command continues from what is saved."""
+
+    def __init__(self, signal_number: int, where: str):
+        super().__init__(f"stopped {where}")
+        self.exit_code = 128 + signal_number
 
 
 @contextlib.contextmanager
@@ -65,10 +76,16 @@ def _end(number: int, message: bytes) -> None:
 
 
 @contextlib.contextmanager
-def stop_requests(console: Console) -> Iterator[Callable[[], int]]:
-    """A first signal becomes a question to ask after each chunk: its number, or 0; a second ends.
+def stop_requests(console: Console, answer: str) -> Iterator[Callable[[], int]]:
+    """A first signal waits until the command asks for it, and a second one ends the process.
 
-    What is asked after leaving counts too.
+    Args:
+        console: where people look.
+        answer: what the first signal makes the command do, in words.
+
+    Yields:
+        A function that returns the number of the first signal, or 0 if none came so far. It may
+        be called after leaving, too.
     """
     received: list[int] = []
 
@@ -76,7 +93,7 @@ def stop_requests(console: Console) -> Iterator[Callable[[], int]]:
         if received:
             stop_run(number)
         received.append(number)
-        console.print("stopping after this chunk; once more stops now", highlight=False)
+        say(console, f"{answer}; once more stops now")
 
     with hearing(remember):
         yield lambda: received[0] if received else 0

@@ -18,10 +18,9 @@ from gs_modules.train.config import Config
 from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.events import Events
-from gs_modules.train.failure import CommandError
 from gs_modules.train.figures import write_figures
 from gs_modules.train.folder import write_whole
-from gs_modules.train.interruption import hearing, stop_requests, stop_run
+from gs_modules.train.interruption import StoppedError, hearing, stop_requests, stop_run
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
 from gs_modules.train.processes import agreed, is_first, largest
@@ -29,14 +28,6 @@ from gs_modules.train.report import write_report
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256
 from gs_modules.train.sections import ImpossibleValueError
 from gs_modules.train.state import Best, NonFiniteLossError
-
-
-class StoppedError(CommandError):
-    """The run was asked to stop, and everything up to this step is saved."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"stopped at step {step}; the same command continues from there")
-        self.exit_code = 128 + signal_number
 
 
 @hearing(stop_run)
@@ -115,7 +106,7 @@ def _train(
     """Every step that is left, each saved or made again by the same command."""
     options = trainer.config.training
     # Requests are heard until the last checkpoint is written; what follows can be stopped anywhere.
-    with stop_requests(console) as requested:
+    with stop_requests(console, "stopping after this chunk") as requested:
         snapshot, damaged = checkpoints.restore(trainer.init())
         for step, fault in damaged.items():
             checkpoints.set_aside(step)
@@ -155,9 +146,9 @@ def _train(
                     if is_first():
                         write_report(directory, trainer, jax.device_get(snapshot.best))
                 if stop:
-                    raise StoppedError(stop, step)
+                    break
     if stop := largest(requested()):
-        raise StoppedError(stop, step)
+        raise StoppedError(stop, f"at step {step}; the same command continues from there")
     return snapshot.best
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.failure import CommandError
 from gs_modules.train.folder import check_holds, check_same, locked, make_folder, write_whole
-from gs_modules.train.interruption import hearing, stop_run
+from gs_modules.train.interruption import StoppedError, stop_requests
 from gs_modules.train.tune.config import Tuning, flat_of
 from gs_modules.train.tune.space import shown, suggest
 from gs_modules.train.tune.storage import HEARTBEAT
@@ -30,14 +30,6 @@ _FLAG = "--study-dir"
 
 TRIALS_OF_A_PROCESS = 50
 """Of the programs that XLA compiles for a trial, some ten megabytes are never given back."""
-
-
-class StoppedError(CommandError):
-    """The study was asked to stop; every finished trial is kept."""
-
-    def __init__(self, signal_number: int, finished: int):
-        super().__init__(f"stopped with {finished} trials finished; the same command continues")
-        self.exit_code = 128 + signal_number
 
 
 class NoWorkerError(CommandError):
@@ -108,29 +100,29 @@ class _Supervisor:
         self._folder = folder
         self._console = console
         self._workers: list[Worker] = []
-        self._signals: list[int] = []
         wanted = study.tuning.study.workers or min(8, len(cpus()))
         self._count = min(wanted, study.tuning.study.trials - len(study.finished()))
 
     def run(self) -> None:
         """Until the study is finished."""
         numbers = range(1, self._count + 1)
-        with hearing(self._remember):
+        with stop_requests(self._console, "stopping the workers") as requested:
             try:
                 self._workers = [Worker.start(one, self._count, self._folder) for one in numbers]
                 processes = ", ".join(f"{worker.process.pid}" for worker in self._workers)
                 say(self._console, f"{self._count} workers: processes {processes}")
-                self._serve()
+                self._serve(requested)
             finally:  # without the storage, which may be what failed
                 for worker in self._workers:
                     worker.stop()
 
-    def _serve(self) -> None:
+    def _serve(self, requested: Callable[[], int]) -> None:
         beat = time.monotonic()
         while not self._study.is_finished:
-            if self._signals:
+            if stop := requested():
                 self._give_up_all()
-                raise StoppedError(self._signals[0], len(self._study.finished()))
+                finished = f"with {len(self._study.finished())} trials finished"
+                raise StoppedError(stop, f"{finished}; the same command continues")
             for worker in self._workers:
                 self._occupy(worker)
             ready = wait([worker.connection for worker in self._workers], timeout=0.5)
@@ -209,12 +201,6 @@ class _Supervisor:
             worker.stop()
             self._give_up(worker)
         self._workers = []
-
-    def _remember(self, number: int) -> None:
-        if self._signals:
-            stop_run(number)
-        self._signals.append(number)
-        say(self._console, "stopping the workers; once more stops now")
 
     def _say(self, trial: Trial, outcome: str) -> None:
         count = f"{len(self._study.finished())}/{self._study.tuning.study.trials}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from gs_modules.train import data, models
 from gs_modules.train.config import Config
+from gs_modules.train.interruption import SIGNALS
 from gs_modules.train.loop import Trainer
 from gs_modules.train.sections import ImpossibleValueError
 from gs_modules.train.state import NonFiniteLossError
@@ -29,7 +30,7 @@ def main(descriptor: int, cpus: Sequence[int]) -> None:
         descriptor: the socket to the process that started this one.
         cpus: those to run on; empty for all.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the other end hears of them, and ends
     if cpus and hasattr(os, "sched_setaffinity"):  # not on macOS
         os.sched_setaffinity(0, cpus)
