@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gs_modules.train import data, models
+from gs_modules.train import data
 from gs_modules.train.config import Config
 from gs_modules.train.config_file import load
 from gs_modules.train.loop import Trainer
@@ -41,9 +41,7 @@ def small_config(**changes: Any) -> Config:
 
 
 def build_trainer(**changes: Any) -> Trainer:
-    config = small_config(**changes)
-    images = data.load("digits")
-    return Trainer(config, images, models.build(config, 64))
+    return Trainer.of(small_config(**changes), data.load("digits"))
 
 
 def records_of(run: Path) -> list[dict[str, Any]]:

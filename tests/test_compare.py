@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import gs_modules as gs
-from gs_modules.train import blocks, cli, data, models
+from gs_modules.train import blocks, cli, data
 from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.compare import Comparison, Measurement, Refusal, compare
@@ -416,7 +416,7 @@ def test_parameters_are_those_of_a_run_of_the_same_config(empty_config, tmp_path
 
     keys = [flag.removeprefix("--") for flag in TINY[::2]]
     config = load(None, list(zip(keys, TINY[1::2], strict=True)))
-    trainer = Trainer(config, data.load("digits"), models.build(config, 64))
+    trainer = Trainer.of(config, data.load("digits"))
     checkpoints = Checkpoints(run / "checkpoints", config)
     params = checkpoints.restore(trainer.init())[0].best.params
     summary = json.loads((run / "summary.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from gs_modules.train import data, models
+from gs_modules.train import data
 from gs_modules.train.config import Config
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models.dense import dot_general
@@ -42,8 +42,8 @@ def test_values_and_derivatives_are_those_of_lax(name):
 def test_no_product_of_a_step_is_left_to_the_slow_library(framework):
     """XLA on CPU calls it for sums over the first axis of both factors; those are kernels' here."""
     config = Config.model_validate({"framework": framework, "training": {"steps": 3}})
-    images = data.load(config.data.name, config.data.root, config.data.validation)
-    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    images = data.of(config.data)
+    trainer = Trainer.of(config, images)
     compiled: Any = trainer.compiled_chunk
     program = str(compiled.as_text())
     products = re.findall(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from gs_modules.train import data, models
+from gs_modules.train import data
 from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.compare import compare
@@ -68,7 +68,7 @@ def compare_estimators(
         DataError: the images cannot be read.
         ImpossibleValueError: the validation part asks for more images than there are.
     """
-    images = data.load(config.data.name, config.data.root, config.data.validation)
+    images = data.of(config.data)
     if choices.images > len(images.train):
         raise ConfigError(
             [
@@ -76,7 +76,7 @@ def compare_estimators(
                 f"{config.data.name}; got {choices.images}"
             ]
         )
-    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    trainer = Trainer.of(config, images)
     params, origin = _parameters(trainer, directory)
     x = jnp.asarray(images.train[: choices.images], jnp.float32) * images.scale
     logits = jax.jit(trainer.model.encode)(params, x).logits

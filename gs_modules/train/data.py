@@ -20,7 +20,7 @@ from gs_modules.train.image_files import (
     read_idx,
     read_npz,
 )
-from gs_modules.train.sections import ImpossibleValueError
+from gs_modules.train.sections import Data, ImpossibleValueError
 
 Root = str | os.PathLike[str] | None
 
@@ -51,6 +51,20 @@ class Dataset:
     test: np.ndarray
     scale: float
     image_shape: tuple[int, int]
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuses a batch of more images than there are to train on, which no epoch would hold."""
+        if batch_size > len(self.train):
+            raise ImpossibleValueError(
+                "training.batch_size",
+                f"must be at most {len(self.train)}, the training images of {self.name}; "
+                f"got {batch_size}",
+            )
+
+
+def of(config: Data) -> Dataset:
+    """The data set that a config names; it raises what `load` does."""
+    return load(config.name, config.root, config.validation)
 
 
 def load(name: str, root: Root = None, validation: int | None = None) -> Dataset:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from gs_modules.train import data, models
+from gs_modules.train import data
 from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.config import Config
 from gs_modules.train.config_file import ConfigError, load
@@ -47,8 +47,8 @@ def evaluate_run(
     """
     # The numbers are those of any number of devices, and this machine may have fewer.
     config = config.model_copy(update={"mesh": Mesh()})
-    images = data.load(config.data.name, config.data.root, config.data.validation)
-    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    images = data.of(config.data)
+    trainer = Trainer.of(config, images)
     rows = getattr(images, split)
     if not len(rows):
         raise ConfigError([f"--split: {directory.path} keeps no {split} images"])

@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import optax
 from jax import lax
 
 from gs_modules import gumbel_sigmoid
+from gs_modules.train import models
 from gs_modules.train.bound import Totals, evaluate
 from gs_modules.train.config import Config
 from gs_modules.train.data import Dataset
@@ -48,6 +49,15 @@ class Trainer:
     config: Config
     data: Dataset
     model: Model
+
+    @classmethod
+    def of(cls, config: Config, data: Dataset) -> Self:
+        """With the model that the config describes.
+
+        Raises:
+            ImpossibleValueError: ``config.mesh`` asks for more devices than there are.
+        """
+        return cls(config, data, models.build(config, data.train.shape[1]))
 
     def key(self, purpose: str) -> jax.Array:
         """The root key of one purpose: init, train, validation, test, figures, compare, weights."""

@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gs_modules.train import data, models
+from gs_modules.train import data
 from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.config import Config
 from gs_modules.train.config_file import ConfigError
@@ -49,14 +49,9 @@ def train(
         NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is untouched.
         StoppedError: Ctrl-C or SIGTERM came; the state is saved.
     """
-    images = data.load(config.data.name, config.data.root, config.data.validation)
-    if config.training.batch_size > len(images.train):
-        raise ImpossibleValueError(
-            "training.batch_size",
-            f"must be at most {len(images.train)}, the training images of {config.data.name}; "
-            f"got {config.training.batch_size}",
-        )
-    trainer = Trainer(config, images, models.build(config, images.train.shape[1]))
+    images = data.of(config.data)
+    images.check_batch_size(config.training.batch_size)
+    trainer = Trainer.of(config, images)
     _check_memory(trainer)
     opened = directory.opened(config, restart=restart)
     with opened if is_first() else contextlib.nullcontext():

@@ -52,7 +52,7 @@ def tune(tuning: Tuning, folder: Path, console: Console) -> None:
         StoppedError: Ctrl-C or SIGTERM came.
         NoWorkerError: all workers died.
     """
-    data.load(tuning.base.data.name, tuning.base.data.root, tuning.base.data.validation)
+    data.of(tuning.base.data)
     stored = folder / "study.yaml"
     with _folder_of(tuning, folder), open_study(tuning, folder, known=stored.exists()) as study:
         # Not before: a storage that could not be used is no study yet.

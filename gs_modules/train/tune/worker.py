@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from gs_modules.train import data, models
+from gs_modules.train import data
 from gs_modules.train.config import Config
 from gs_modules.train.interruption import SIGNALS
 from gs_modules.train.loop import Trainer
@@ -40,7 +40,7 @@ def main(descriptor: int, cpus: Sequence[int]) -> None:
     while True:
         config = Config.model_validate(parse(connection.recv()).value)
         if dataset is None:
-            dataset = data.load(config.data.name, config.data.root, config.data.validation)
+            dataset = data.of(config.data)
         connection.send(_outcome(config, dataset, connection))
 
 
@@ -82,10 +82,8 @@ def train_trial(
         ImpossibleValueError: the data or the devices do not allow the config.
         NonFiniteLossError: the loss became NaN or infinite.
     """
-    if config.training.batch_size > len(dataset.train):
-        reason = f"must be at most {len(dataset.train)}, got {config.training.batch_size}"
-        raise ImpossibleValueError("training.batch_size", reason)
-    trainer = Trainer(config, dataset, models.build(config, dataset.train.shape[1]))
+    dataset.check_batch_size(config.training.batch_size)
+    trainer = Trainer.of(config, dataset)
     snapshot = start = trainer.init()
     for snapshot, records in trainer.run(start):
         step = int(snapshot.state.step)
