@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from gs_modules.train.compare_report import as_json, draw, table, truth_in_words
 from gs_modules.train.config import Config, differences
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.console import say
-from gs_modules.train.folder import make_folder, write_whole
+from gs_modules.train.figures import save
+from gs_modules.train.folder import make_folder, write_json
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models import Params
 from gs_modules.train.run_directory import RunDirectory
@@ -113,9 +113,8 @@ def compare_estimators(
     except ComparisonError as error:
         raise ConfigError([f"{error}"]) from None
     figure = draw(found, f"{config.data.name}: gradients by the logits, parameters {origin}")
-    figure.savefig(output / "compare.png", dpi=120)
-    document = json.dumps({**problem, **as_json(found)}, indent=2) + "\n"
-    write_whole(output / "compare.json", document.encode())
+    save(output, {"compare.png": figure})
+    write_json(output / "compare.json", {**problem, **as_json(found)})
     say(console, truth_in_words(found) + "\n")
     console.print(table(found))
     say(console, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +16,7 @@ from gs_modules.train.config import Config
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.console import say
 from gs_modules.train.figures import code_usage, of_images, save
-from gs_modules.train.folder import read_object, write_whole
+from gs_modules.train.folder import read_object, write_json
 from gs_modules.train.importance import likelihoods
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import Split, pairs, take
@@ -83,8 +82,9 @@ def evaluate_run(
     }
     pictures = take(trainer, best.params, split)
     reconstructions = pairs(pictures.originals, pictures.reconstructed, pictures.image_shape)
-    figures = save(
-        directory.figures / f"evaluate_{split}",
+    figures = directory.figures / f"evaluate_{split}"
+    save(
+        figures,
         {
             "reconstructions.png": of_images(
                 reconstructions, f"{split} images, reconstructions below"
@@ -102,7 +102,7 @@ def evaluate_run(
     console.print(_table(evaluation, model.num_classes, codes))
     say(console, "")
     say(console, f"numbers: {directory.evaluation}")
-    say(console, f"pictures: {figures[0].parent}")
+    say(console, f"pictures: {figures}")
 
 
 def _best(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
@@ -135,18 +135,14 @@ def _best(trainer: Trainer, directory: RunDirectory, console: Console) -> Best:
 def _remember(directory: RunDirectory, evaluations: list[dict[str, Any]]) -> None:
     """Writes the newest of each split, and their bounds in the summary of a finished run."""
     of_splits = {one["split"]: one for one in evaluations}
-    write_whole(directory.evaluation, _json(of_splits))
+    write_json(directory.evaluation, of_splits)
     if directory.is_finished:
         bounds = {
             split: {key: one[key] for key in ("neg_importance_weighted", "samples")}
             for split, one in of_splits.items()
         }
         summary = {**read_object(directory.summary), "importance_weighted": bounds}
-        write_whole(directory.summary, _json(summary))
-
-
-def _json(document: Any) -> bytes:
-    return f"{json.dumps(document, indent=2)}\n".encode()
+        write_json(directory.summary, summary)
 
 
 def _table(found: dict[str, Any], classes: int, codes: int) -> Table:

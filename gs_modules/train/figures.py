@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,11 +13,11 @@ from gs_modules.train.folder import write_whole
 from gs_modules.train.pictures import Pictures, pairs, wall
 
 
-def write_figures(folder: Path, pictures: Pictures, records: list[dict[str, Any]]) -> list[Path]:
-    """Draws the four figures of a run into ``folder`` and returns their paths."""
+def write_figures(folder: Path, pictures: Pictures, records: list[dict[str, Any]]) -> None:
+    """Draws the four figures of a run into ``folder``."""
     shape = pictures.image_shape
     reconstructions = pairs(pictures.originals, pictures.reconstructed, shape)
-    return save(
+    save(
         folder,
         {
             "reconstructions.png": of_images(reconstructions, "test images, reconstructions below"),
@@ -29,15 +28,13 @@ def write_figures(folder: Path, pictures: Pictures, records: list[dict[str, Any]
     )
 
 
-def save(folder: Path, figures: dict[str, Figure]) -> list[Path]:
-    """Writes figures as PNG files, each whole or not at all, and returns their paths."""
-    matplotlib.use("Agg")
+def save(folder: Path, figures: dict[str, Figure]) -> None:
+    """Writes figures as PNG files, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         picture = io.BytesIO()
         figure.savefig(picture, dpi=120)
         write_whole(folder / name, picture.getvalue())
-    return [folder / name for name in figures]
 
 
 def of_images(pixels: np.ndarray, title: str) -> Figure:

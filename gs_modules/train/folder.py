@@ -98,6 +98,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_json(path: Path, document: Any) -> None:
+    """Writes ``document`` as JSON that people can read, whole or not at all."""
+    write_whole(path, f"{json.dumps(document, indent=2)}\n".encode())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes ``content`` so that no reader and no crash ever sees a part of it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")  # evaluate may write it too

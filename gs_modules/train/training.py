@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from typing import Any
@@ -19,7 +18,7 @@ from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.events import Events
 from gs_modules.train.figures import write_figures
-from gs_modules.train.folder import write_whole
+from gs_modules.train.folder import write_json
 from gs_modules.train.interruption import StoppedError, hearing, stop_requests, stop_run
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
@@ -167,7 +166,7 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
         **{record["split"]: record for record in records},
         "parameters_sha256": parameters_sha256(best.params),
     }
-    write_whole(directory.summary, f"{json.dumps(summary, indent=2)}\n".encode())
+    write_json(directory.summary, summary)
     say(
         console,
         f"test: negative ELBO {tested['neg_elbo']:.2f} nats, parameters of step {best.step}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from rich.table import Table
 
 from gs_modules.train.config import Config, to_yaml
 from gs_modules.train.console import say
-from gs_modules.train.folder import write_whole
+from gs_modules.train.figures import save
+from gs_modules.train.folder import write_json, write_whole
 from gs_modules.train.study_report import study_page
 from gs_modules.train.tune.space import shown
 from gs_modules.train.tune.study import Study
@@ -37,17 +37,14 @@ def write_results(study: Study, folder: Path, console: Console) -> None:
     best = ranked(trials)[:SHOWN]
     configs = {trial.number: study.tuning.config_of(trial.params) for trial in best}
     importance = importances(study.optuna, trials)
-    matplotlib.use("Agg")
-    (folder / "figures").mkdir(exist_ok=True)
-    figures = {
-        "history.png": history(trials),
-        "importance.png": importance_bars(importance),
-        "temperatures.png": temperatures(configs),
-    }
-    for name, figure in figures.items():
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=120)
-        write_whole(folder / "figures" / name, picture.getvalue())
+    save(
+        folder / "figures",
+        {
+            "history.png": history(trials),
+            "importance.png": importance_bars(importance),
+            "temperatures.png": temperatures(configs),
+        },
+    )
     keys = list(study.tuning.search)
     write_whole(folder / "trials.csv", as_csv(trials, keys).encode())
     document = {
@@ -56,7 +53,7 @@ def write_results(study: Study, folder: Path, console: Console) -> None:
         "best": best[0].number if best else None,
         "importance": importance,
     }
-    write_whole(folder / "study.json", f"{json.dumps(document, indent=2)}\n".encode())
+    write_json(folder / "study.json", document)
     if not best:
         say(console, f"no trial was completed; see {folder / 'trials.csv'}")
         return
