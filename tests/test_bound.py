@@ -1,11 +1,12 @@
-"""The reconstruction term: the oracle is the Bernoulli cross-entropy in float64."""
+"""The bound: its reconstruction against the cross-entropy in float64, and sums over batches."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gs_modules.train.bound import reconstruction
+from gs_modules import Usage
+from gs_modules.train.bound import Totals, reconstruction
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
@@ -28,3 +29,12 @@ def test_reconstruction_and_its_gradient_are_the_cross_entropy_and_its_own():
 
 def test_a_nan_logit_is_not_hidden():
     assert np.isnan(reconstruction(jnp.full(1, jnp.nan), jnp.zeros(1)))
+
+
+def test_totals_add_up_and_their_counts_stop_at_the_largest_integer():
+    def totals(number, counts):
+        return Totals(*map(jnp.float32, number), Usage(jnp.array(counts, jnp.int32)))
+
+    found = totals((1, 2, 3), [[2**31 - 3, 4]]) + totals((10, 20, 30), [[5, 6]])
+    assert (found.count, found.reconstruction, found.kl) == (11, 22, 33)
+    assert found.usage.counts.tolist() == [[2**31 - 1, 10]]

@@ -71,19 +71,31 @@ class Totals:
         )
 
     def __add__(self, other: Totals) -> Totals:
-        return jax.tree.map(jnp.add, self, other)
+        return Totals(
+            self.count + other.count,
+            self.reconstruction + other.reconstruction,
+            self.kl + other.kl,
+            self.usage.merge(other.usage),
+        )
 
     def metrics(self) -> dict[str, float]:
-        """Means per example; perplexity is the mean over the latents, of 1 to K."""
-        reconstruction = float(self.reconstruction) / float(self.count)
-        kl = float(self.kl) / float(self.count)
-        return {
-            "neg_elbo": reconstruction + kl,
-            "reconstruction": reconstruction,
-            "kl": kl,
-            "perplexity": float(self.usage.perplexity.mean()),
-            "codes_used": int(self.usage.codes_used),
-        }
+        """Means per example, by the names that `metrics_of` gives them."""
+        count = float(self.count)
+        return metrics_of(float(self.reconstruction) / count, float(self.kl) / count, self.usage)
+
+
+def metrics_of(reconstruction: float, kl: float, usage: Usage) -> dict[str, float]:
+    """The parts of the negative ELBO in nats per example, their sum, and the use of the codes.
+
+    Perplexity is the mean over the latents, of 1 to K.
+    """
+    return {
+        "neg_elbo": reconstruction + kl,
+        "reconstruction": reconstruction,
+        "kl": kl,
+        "perplexity": float(usage.perplexity.mean()),
+        "codes_used": int(usage.codes_used),
+    }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 5))

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from gs_modules import Usage, categorical_log_prob, gumbel_max
-from gs_modules.train.bound import EVALUATION_BATCH, reconstruction
+from gs_modules.train.bound import EVALUATION_BATCH, metrics_of, reconstruction
 from gs_modules.train.models import Model, Params
 
 TOGETHER = 2**24
@@ -40,11 +40,7 @@ class Likelihoods:
         """Means per image, as in the metrics of a run, and minus the importance-weighted bound."""
         return {
             "neg_importance_weighted": -float(self.importance_weighted.mean()),
-            "neg_elbo": float(self.reconstruction.mean() + self.kl.mean()),
-            "reconstruction": float(self.reconstruction.mean()),
-            "kl": float(self.kl.mean()),
-            "perplexity": float(self.usage.perplexity.mean()),
-            "codes_used": int(self.usage.codes_used),
+            **metrics_of(float(self.reconstruction.mean()), float(self.kl.mean()), self.usage),
         }
 
 
@@ -140,7 +136,7 @@ def _of_batch(
         total = total * jnp.exp(highest - risen) + jnp.exp(log_weights - risen).sum(0)
         cost += jnp.where(is_asked[:, None], costs, 0).sum(0)
         counted = Usage.of(index, classes, where=is_asked[:, None] & keep)
-        return risen, total, cost, jax.tree.map(jnp.add, usage, counted)
+        return risen, total, cost, usage.merge(counted)
 
     # Not -inf, from which nothing can be subtracted.
     lowest = jnp.full(len(images), jnp.finfo(jnp.float32).min)

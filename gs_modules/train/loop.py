@@ -104,13 +104,14 @@ class Trainer:
 
         def add(sums: tuple, part: tuple) -> tuple[tuple, None]:
             number, x, seen = part
-            added = gradient_of(
+            gradient, totals = sums
+            more, added = gradient_of(
                 params,
                 self.devices.over_data(x),
                 self.devices.over_data(seen),
                 jax.random.fold_in(key, number),
             )
-            return jax.tree.map(jnp.add, sums, added), None
+            return (jax.tree.map(jnp.add, gradient, more), totals + added), None
 
         def parts(batch: jax.Array) -> jax.Array:
             return batch.reshape(options.microbatches, -1, batch.shape[-1])
