@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gs_modules import ESTIMATORS, SCHEDULES
-from gs_modules.train.config import Config, differences, option_names, print_config, to_yaml
+from gs_modules.train.config import Config, config_options, differences, print_config, to_yaml
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.data import DATASETS
 from gs_modules.train.sections import choices
@@ -915,7 +915,7 @@ def test_configs_are_frozen_values():
 
 
 def test_options_cover_every_key_of_every_kind():
-    options = option_names()
+    options = config_options()
     expected = {"seed", "framework"}
     for section in ("data", "model", "optimizer", "training", "mesh"):
         expected |= {f"{section}.{key}" for key in getattr(Config(), section).model_dump()}
@@ -934,10 +934,10 @@ def test_options_cover_every_key_of_every_kind():
     assert options["data.validation"].type == "integer or null"
 
 
-@pytest.mark.parametrize("name", [n for n in option_names() if not n.endswith(".kind")])
+@pytest.mark.parametrize("name", [n for n in config_options() if not n.endswith(".kind")])
 def test_every_default_is_a_valid_flag(name):
     section, *key = name.split(".")
-    default = option_names()[name].default
+    default = config_options()[name].default
     written = str(list(default)) if isinstance(default, tuple) else str(default)
     flags = [(name, written.replace("None", "null"))]
     kinds = [kind for s, kind, of in KINDS if s == section and key[0] in of.__dataclass_fields__]

@@ -1,151 +1,77 @@
-"""The words after ``gs-modules``: options of a command, and keys of its config as flags."""
+"""The words after ``gs-modules``, read: options of a command, and keys of its config."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from gs_modules import ESTIMATORS
-from gs_modules.train.config import Option, option_names
+from gs_modules.train.config import config_options
+from gs_modules.train.parser import build_parser
 from gs_modules.train.spelling import nearest, unknown
-from gs_modules.train.tune.config import tune_option_names
-from gs_modules.train.yaml_source import shown
+from gs_modules.train.tune.config import tune_options
 
 Overrides = list[tuple[str, str]]
 """Dotted keys of a config and their values as YAML, in the order of the flags."""
 
 
-DESCRIPTION = "Train, evaluate and tune a categorical VAE, and compare gradient estimators."
-
-
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Overrides]:
     """The options of a command; a wrong one ends the process with exit code 2."""
-    parser = argparse.ArgumentParser(
-        prog="gs-modules",
-        description=DESCRIPTION,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = _add_command(
-        commands,
-        "train",
-        "train the categorical VAE that a config describes, or continue",
-        "Train the categorical VAE that CONFIG describes, or continue its run.",
-    )
-    train.add_argument(
-        "--restart", action="store_true", help="begin anew; an old run is kept aside"
-    )
-    _add_processes(train)
-    _add_evaluate(commands)
-    tune = _add_command(
-        commands,
-        "tune",
-        "search the keys of a config for the best validation bound, or continue",
-        "Run the study that CONFIG describes, or continue it: trials of the VAE by several "
-        "processes, for the best validation bound. The result is best.yaml in the study's folder. "
-        "Besides the flags below, --search.KEY '[1, 2]' or '{low: 1, high: 2}' searches any key, "
-        "and --search.KEY null does not.",
-        of="study",
-        keys=tune_option_names(),
-    )
-    for key in option_names():
-        tune.add_argument(
-            f"--search.{key}",
-            dest=f"search.{key}",
-            default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-        )
-    compare = _add_command(
-        commands,
-        "compare",
-        "compare gradient estimators on the problem of a config",
-        "Compare the bias, the variance and the time of gradient estimators, by the encoder's "
-        "logits, on the problem that CONFIG describes: with the parameters of its run, or else "
-        "the initial ones.",
-    )
-    compare.add_argument(
-        "--output",
-        type=_folder,
-        metavar="DIR",
-        help="folder of compare.png and compare.json (default: the run's, with -compare added)",
-    )
-    compare.add_argument(
-        "--estimators",
-        type=_names,
-        metavar="NAMES",
-        default=tuple(ESTIMATORS),
-        help="separated by commas (default: all)",
-    )
-    compare.add_argument(
-        "--temperatures",
-        type=_temperatures,
-        metavar="NUMBERS",
-        default=(0.1, 0.25, 0.5, 1.0, 1.5, 2.0),
-        help="separated by commas (default: 0.1,0.25,0.5,1,1.5,2)",
-    )
-    for name, default, description in (
-        ("images", 16, "training images, which are the problem"),
-        ("samples", 2048, "gradients for each estimator and temperature"),
-        ("truth-samples", 65_536, "for the true gradient, where outcomes cannot be enumerated"),
-    ):
-        compare.add_argument(
-            f"--{name}",
-            type=_count,
-            metavar="INTEGER",
-            default=default,
-            help=f"{description} (default: {default})",
-        )
+    parser, commands = build_parser()
     words = _joined(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-") and words[0] not in commands.choices:
-        parser.error(unknown("command", words[0], commands.choices))
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        parser.error(unknown("command", words[0], commands))
     parsed, rest = parser.parse_known_args(words)
-    options = vars(parsed)
-    command = commands.choices[parsed.command]
+    command = commands[parsed.command]
     if parsed.command == "train":
         _check_processes(command, parsed)
-    keys = option_names()
-    if parsed.command == "tune":
-        keys = [*tune_option_names(), *(f"search.{key}" for key in keys)]
-    overrides = [(name, options.pop(name)) for name in keys if name in options]
+    given = vars(parsed)
+    keys = _keys(parsed.command)
+    overrides = [(key, given.pop(key)) for key in keys if key in given]
+    own = [name.replace("_", "-") for name in given.keys() - {"command", "config"}]
     # Flags that no key has go to the config too, which refuses them with the nearest name.
-    misspelt = [word.removeprefix("--") for word in rest if word.startswith("--")]
-    sections = {name.partition(".")[0] for name in keys if "." in name}
-    for name in sections.intersection(word.partition("=")[0] for word in misspelt):
-        command.error(f"--{name} is a section; write --{name}.KEY, see --help")
-    own = [name.replace("_", "-") for name in options.keys() - {"command", "config"}]
-    own += [name for name in keys if name.startswith("study.")]
-    known = own if parsed.command == "evaluate" else [*keys, *own]
-    for name in (word.partition("=")[0] for word in misspelt):
-        if (meant := nearest(name, known)) in own:
-            command.error(f"unknown flag --{name}; did you mean --{meant}?")
-        if known is own:
-            command.error(f"unknown flag --{name}: evaluate takes the config that the run has")
-    if rest and not misspelt:
+    unknown_flags = [word.removeprefix("--") for word in rest if word.startswith("--")]
+    if rest and not unknown_flags:
         command.error(f"unexpected argument: {rest[0]}")
-    overrides += [(name, value) for name, _, value in (word.partition("=") for word in misspelt)]
-    return argparse.Namespace(**options), overrides
+    further = [(name, value) for name, _, value in (word.partition("=") for word in unknown_flags)]
+    _check_unknown(command, parsed.command, [name for name, _ in further], keys, own)
+    return argparse.Namespace(**given), overrides + further
 
 
-def _add_processes(train: argparse.ArgumentParser) -> None:
-    several = train.add_argument_group(
-        "several hosts", "the same command on each, with a run folder that all of them see"
-    )
-    several.add_argument(
-        "--coordinator-address",
-        metavar="HOST:PORT",
-        help="of the first process, or 'auto': all three from the scheduler's environment",
-    )
-    several.add_argument(
-        "--num-processes", type=_count, metavar="INTEGER", help="how many processes there are"
-    )
-    several.add_argument(
-        "--process-id", type=_index, metavar="INTEGER", help="which of them this is, from 0"
-    )
+def _keys(command: str) -> list[str]:
+    """The dotted keys that a command takes as flags."""
+    if command != "tune":
+        return [*config_options()]
+    return [*tune_options(), *(f"search.{key}" for key in config_options())]
+
+
+def _check_unknown(
+    command: argparse.ArgumentParser,
+    command_name: str,
+    names: Sequence[str],
+    keys: Sequence[str],
+    own: Sequence[str],
+) -> None:
+    """Ends the process for those unknown flags that are not for a config to refuse.
+
+    Args:
+        command: the parser of the command.
+        command_name: its name.
+        names: of the unknown flags.
+        keys: of a config.
+        own: flags of the command that are not of its config.
+    """
+    sections = {key.partition(".")[0] for key in keys if "." in key}
+    for name in sections.intersection(names):
+        command.error(f"--{name} is a section; write --{name}.KEY, see --help")
+    own = [*own, *(key for key in keys if key.startswith("study."))]
+    has_config = command_name != "evaluate"
+    for name in names:
+        if (meant := nearest(name, [*keys, *own] if has_config else own)) in own:
+            command.error(f"unknown flag --{name}; did you mean --{meant}?")
+        if not has_config:
+            command.error(f"unknown flag --{name}: evaluate takes the config that the run has")
 
 
 def _check_processes(train: argparse.ArgumentParser, parsed: argparse.Namespace) -> None:
@@ -171,132 +97,3 @@ def _joined(words: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _add_command(
-    commands: Any,
-    name: str,
-    summary: str,
-    description: str,
-    *,
-    of: str = "run",
-    keys: Mapping[str, Option] | None = None,
-) -> argparse.ArgumentParser:
-    """A command that takes a config, its keys as flags, and the folder of a run or a study."""
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        usage=f"gs-modules {name} CONFIG [--FLAG VALUE ...]",  # all flags would fill the screen
-        allow_abbrev=False,
-    )
-    command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file, see configs/")
-    command.add_argument(
-        f"--{of}-dir",
-        type=_folder,
-        metavar="DIR",
-        help=f"folder of the {of} (default: runs/NAME of CONFIG)",
-    )
-    command.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
-    group = command.add_argument_group("keys of the config")
-    for key, (kind, default, text) in (option_names() if keys is None else keys).items():
-        group.add_argument(
-            f"--{key}",
-            dest=key,
-            default=argparse.SUPPRESS,
-            metavar=kind,
-            help=f"{text} (default: {_written(default)})".replace("%", "%%"),
-        )
-    return command
-
-
-def _add_evaluate(commands: Any) -> None:
-    """The one command that takes a run, whose config is as it is."""
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure how likely the images are under a run's model",
-        description="Evaluate the parameters that RUN keeps, or those of its newest checkpoint: "
-        "the negative ELBO, the importance-weighted bound, the use of the codes, and pictures.",
-        allow_abbrev=False,
-    )
-    evaluate.add_argument(
-        "config", type=_run_config, metavar="RUN", help="a folder that gs-modules train wrote"
-    )
-    evaluate.add_argument(
-        "--samples",
-        type=_count,
-        metavar="INTEGER",
-        default=1000,
-        help="posterior samples for each image (default: 1000)",
-    )
-    evaluate.add_argument(
-        "--split",
-        choices=("train", "validation", "test"),
-        default="test",
-        help="whose images (default: test)",
-    )
-    evaluate.add_argument(
-        "--data.root",
-        dest="data.root",
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="folder with the files of the data set (default: that of the run)",
-    )
-    evaluate.add_argument(
-        "--print-config", action="store_true", help="print the run's config and stop"
-    )
-
-
-def _run_config(text: str) -> Path:
-    config = _folder(text) / "config.yaml"
-    if not config.is_file():
-        raise argparse.ArgumentTypeError(
-            f"expected the folder of a run, which holds a config.yaml; got {text!r}"
-        )
-    return config
-
-
-def _written(default: Any) -> str:
-    """A default as it is written in a flag."""
-    return default if isinstance(default, str) else shown(default)
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
-    return Path(os.path.expanduser(text))  # shells leave it to us in --run-dir=~/runs
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(text.split(",")))
-    if wrong := [name for name in names if name not in ESTIMATORS]:
-        raise argparse.ArgumentTypeError(
-            f"expected some of {','.join(ESTIMATORS)}; got {wrong[0]!r}"
-        )
-    return names
-
-
-def _temperatures(text: str) -> tuple[float, ...]:
-    try:
-        values = tuple(dict.fromkeys(map(float, text.split(","))))
-    except ValueError:
-        values = (0.0,)
-    if not all(0 < value < float("inf") for value in values):
-        raise argparse.ArgumentTypeError(
-            f"expected positive numbers separated by commas, such as 0.5,1; got {text!r}"
-        )
-    return values
-
-
-def _index(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"expected an integer from 0, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)

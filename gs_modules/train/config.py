@@ -72,7 +72,7 @@ class Option(NamedTuple):
 
 
 @functools.cache
-def option_names() -> dict[str, Option]:
+def config_options() -> dict[str, Option]:
     """Every dotted key over all kinds: its type in words, its default and its help."""
     options = {}
     for name, info in Config.model_fields.items():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import ValidationError
 
-from gs_modules.train.config import CHOICES, SECTIONS, Config, option_names
+from gs_modules.train.config import CHOICES, SECTIONS, Config, config_options
 from gs_modules.train.data import files_of, folder_of
 from gs_modules.train.failure import CommandError
 from gs_modules.train.sections import Data, mentioned
@@ -165,7 +165,7 @@ def _unknown_key(source: Source, path: Path) -> str:
     else:
         owner = source.tree[section]["kind"] if section in CHOICES else section
         valid = list(SECTIONS[section][owner].model_fields)
-    options = [option for option in option_names() if not option.startswith(f"{section}.")]
+    options = [option for option in config_options() if not option.startswith(f"{section}.")]
     elsewhere = [option for option in options if option.endswith(f".{name}")]
     if elsewhere and not nearest(name, valid):
         valid = elsewhere

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from gs_modules.train.config import Config, Option, option_names, to_yaml, type_in_words
+from gs_modules.train.config import Config, Option, config_options, to_yaml, type_in_words
 from gs_modules.train.config_file import ConfigError, in_words, resolve
 from gs_modules.train.sections import Count, Section
 from gs_modules.train.spelling import unknown
@@ -106,7 +106,7 @@ def flat_of(text: str) -> dict[str, str]:
 
 
 @functools.cache
-def tune_option_names() -> dict[str, Option]:
+def tune_options() -> dict[str, Option]:
     """Every flag of the command but those of a search: its type, its default and its help."""
     study = {
         f"study.{key}": Option(
@@ -115,7 +115,7 @@ def tune_option_names() -> dict[str, Option]:
         for key, field in Study.model_fields.items()
     }
     base = {"base": Option("text", {}, "a config file, beside CONFIG or here")}
-    return {**study, **base, **option_names()}
+    return {**study, **base, **config_options()}
 
 
 def load(
@@ -213,8 +213,8 @@ def _search(source: Source, base: Config) -> Iterator[tuple[str, Choices | Range
     given = _mapping(source, "search")
     for key, value in given.items():
         path = ("search", key)
-        if key not in option_names():
-            source.refuse(path, unknown("key", key, option_names(), "a config has"))
+        if key not in config_options():
+            source.refuse(path, unknown("key", key, config_options(), "a config has"))
         elif value is None:
             continue
         elif key.startswith("data."):
@@ -241,7 +241,7 @@ def _space(source: Source, path: tuple[str, str], value: Any) -> Choices | Range
         source.refuse(path, f"expected a list of values, or low and high; got {shown(value)}")
         return None
     if not is_number(key):
-        source.refuse(path, f"expected a list of values: {key} is {option_names()[key].type}")
+        source.refuse(path, f"expected a list of values: {key} is {config_options()[key].type}")
         return None
     try:
         space = Range.model_validate(value)

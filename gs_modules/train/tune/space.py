@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from gs_modules.train.config import CHOICES, SECTIONS, Config, option_names
+from gs_modules.train.config import CHOICES, SECTIONS, Config, config_options
 from gs_modules.train.config_file import in_words
 from gs_modules.train.sections import Section
 from gs_modules.train.spelling import unknown
@@ -94,12 +94,12 @@ Search = Mapping[str, Choices | Range]
 
 def is_integer(key: str) -> bool:
     """Whether a key of a config takes integers only."""
-    return option_names()[key].type == "integer"
+    return config_options()[key].type == "integer"
 
 
 def is_number(key: str) -> bool:
     """Whether a range makes sense for a key of a config."""
-    return option_names()[key].type in ("integer", "number")
+    return config_options()[key].type in ("integer", "number")
 
 
 def kinds_of(key: str, search: Search, base: Config) -> dict[str, type[Section]]:
