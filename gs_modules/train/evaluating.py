@@ -67,7 +67,7 @@ def evaluate_run(
         best.params,
         rows,
         images.scale,
-        trainer.key("weights"),
+        trainer.key("importance"),
         samples,
         widest=max(rows.shape[1], codes, *model.hidden),
         track=progress,

@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,14 @@ from gs_modules.train.bound import Totals, evaluate
 from gs_modules.train.config import Config
 from gs_modules.train.data import Dataset
 from gs_modules.train.devices import Devices
+from gs_modules.train.epochs import batches_of
 from gs_modules.train.models import Model, Params
+from gs_modules.train.pace import LONGEST_CHUNK, Pace
 from gs_modules.train.processes import agreed
 from gs_modules.train.state import Best, LastUpdate, Snapshot, TrainState
 
-LONGEST_CHUNK = 1000
-"""Steps: what one call of the compiled loop is given the batches of."""
-
-CHUNK_SECONDS = 1.0
-"""How long a call of the compiled loop is to take: a stop waits for its end."""
+Purpose = Literal["init", "train", "validation", "test", "figures", "compare", "importance"]
+"""What random numbers are for; the place in this list makes the key."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,10 +58,10 @@ class Trainer:
         """
         return cls(config, data, models.build(config, data.train.shape[1]))
 
-    def key(self, purpose: str) -> jax.Array:
-        """The root key of one purpose: init, train, validation, test, figures, compare, weights."""
-        purposes = ("init", "train", "validation", "test", "figures", "compare", "weights")
-        return jax.random.fold_in(jax.random.key(self.config.seed), purposes.index(purpose))
+    def key(self, purpose: Purpose) -> jax.Array:
+        """The root key of one purpose."""
+        number = get_args(Purpose).index(purpose)
+        return jax.random.fold_in(jax.random.key(self.config.seed), number)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -208,31 +207,18 @@ class Trainer:
         return min(options.evaluate_every, options.steps, LONGEST_CHUNK)
 
     def batches(self, start: int, stop: int) -> np.ndarray:
-        """Row numbers ``[chunk_steps, B]`` of the steps ``start .. stop - 1``, then zeros.
-
-        Every epoch is a permutation drawn from the seed and the number of the epoch; what is left
-        of it after the last whole batch is dropped.
-        """
+        """Row numbers ``[chunk_steps, B]`` of the steps ``start .. stop - 1``, then zeros."""
         size = self.config.training.batch_size
-        per_epoch = len(self.data.train) // size
-        rows = np.zeros((self.chunk_steps, size), np.int32)
-        for epoch in range(start // per_epoch, (stop - 1) // per_epoch + 1):
-            order = np.random.default_rng([self.config.seed, epoch]).permutation(
-                len(self.data.train)
-            )
-            steps = np.arange(max(start, epoch * per_epoch), min(stop, (epoch + 1) * per_epoch))
-            whole_batches = order[: per_epoch * size].reshape(per_epoch, size)
-            rows[steps - start] = whole_batches[steps % per_epoch]
-        return rows
+        rows = batches_of(self.config.seed, len(self.data.train), size, range(start, stop))
+        return np.pad(rows, ((0, self.chunk_steps - len(rows)), (0, 0)))
 
     def evaluate(self, params: Params, split: Literal["validation", "test"], step: int) -> Totals:
         """The bound on one part of the data, with noise of its own for every step."""
         key = jax.random.fold_in(self.key(split), step)
-        samples = self.config.training.evaluation_samples
-        images = getattr(self.data, split)
-        return evaluate(self.model, params, images, self.data.scale, key, samples)
+        data, samples = self.data, self.config.training.evaluation_samples
+        return evaluate(self.model, params, getattr(data, split), data.scale, key, samples)
 
-    def measured_by(self, step: int) -> list[tuple[int, str]]:
+    def expected_records(self, step: int) -> list[tuple[int, str]]:
         """The (step, split) of every record of a run up to ``step``, without that of the test."""
         options = self.config.training
         steps = [*range(options.evaluate_every, step + 1, options.evaluate_every)]
@@ -258,46 +244,50 @@ class Trainer:
         """
         state, totals, best = snapshot.state, snapshot.totals, snapshot.best
         every, last_step = self.config.training.evaluate_every, self.config.training.steps
-        first = given = 0  # the steps whose batches the device holds
-        batches = None
-        length = 1.0  # of a chunk: found by doubling
-        measured_from = int(state.step)
-        spent = 0.0
+        held, batches = range(0), None
+        pace = Pace()
         while (start := int(state.step)) < last_step:
-            if start >= given:
-                first, given = start, min(start + self.chunk_steps, last_step)
-                batches = self.devices.put(self.batches(first, given))
+            if start >= held.stop:
+                held, batches = self._batches_from(start)
             due = min(start - start % every + every, last_step)
-            stop = min(due, given, start + agreed(int(length)))
+            stop = min(due, held.stop, start + agreed(pace.chunk_steps))
             began = time.perf_counter()
             state, totals, last = self.compiled_chunk(
-                state, totals, self.images, batches, np.int32(first), np.int32(stop)
+                state, totals, self.images, batches, np.int32(held.start), np.int32(stop)
             )
             last.check(int(state.step), self.temperature)
-            seconds = time.perf_counter() - began
-            spent += seconds
-            length *= min(2.0, CHUNK_SECONDS / seconds)
-            length = max(length, 1.0)
-            if stop < due:
-                yield Snapshot(state, totals, best), []
-                continue
-            common = {
-                "temperature": float(self.temperature(stop)),
-                "steps_per_second": round((stop - measured_from) / spent, 1),
-            }
-            measured_from, spent = stop, 0.0
-            records = [{"step": stop, "split": "train", **totals.metrics(), **common}]
-            totals = jax.tree.map(jnp.zeros_like, totals)
-            bound = math.inf
-            if len(self.data.validation):
-                measured = self.evaluate(state.params, "validation", stop).metrics()
-                records.append({"step": stop, "split": "validation", **measured, **common})
-                bound = measured["neg_elbo"]
-            if bound < float(best.bound) or not len(self.data.validation):
-                kept = jax.tree.map(jnp.copy, state.params)
-                put = self.devices.put
-                best = Best(put(np.int32(stop)), put(np.float32(bound)), kept)
+            pace.add(stop - start, time.perf_counter() - began)
+            records = []
+            if stop == due:
+                records = self._measure(state, totals, pace.take_speed())
+                totals = jax.tree.map(jnp.zeros_like, totals)
+                best = self._better(best, state, records)
             yield Snapshot(state, totals, best), records
+
+    def _batches_from(self, first: int) -> tuple[range, jax.Array]:
+        """The steps from ``first`` on whose batches the device holds at once, and these."""
+        steps = range(first, min(first + self.chunk_steps, self.config.training.steps))
+        return steps, self.devices.put(self.batches(steps.start, steps.stop))
+
+    def _measure(self, state: TrainState, totals: Totals, speed: float) -> list[dict[str, Any]]:
+        """The records of a step: of the batches since the last ones, and of validation images."""
+        step = int(state.step)
+        found = {"train": totals.metrics()}
+        if len(self.data.validation):
+            found["validation"] = self.evaluate(state.params, "validation", step).metrics()
+        temperature = float(self.temperature(step))
+        common = {"temperature": temperature, "steps_per_second": round(speed, 1)}
+        return [{"step": step, "split": split, **found[split], **common} for split in found]
+
+    def _better(self, best: Best, state: TrainState, records: list[dict[str, Any]]) -> Best:
+        """What to keep now: of the lowest validation bound, or the newest without validation."""
+        has_bound = bool(len(self.data.validation))
+        bound = records[-1]["neg_elbo"] if has_bound else math.inf
+        if has_bound and not bound < float(best.bound):
+            return best
+        put = self.devices.put
+        params = jax.tree.map(jnp.copy, state.params)
+        return Best(put(np.int32(int(state.step))), put(np.float32(bound)), params)
 
     def test(self, best: Best) -> dict[str, Any]:
         """The record of the test images, at the parameters to keep."""

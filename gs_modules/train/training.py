@@ -109,7 +109,7 @@ def _train(
         if is_first():
             if not step:
                 _check_beginning(directory, options.checkpoint_every)
-            directory.forget_after(step, trainer.measured_by(step))
+            directory.forget_after(step, trainer.expected_records(step))
         if step:
             say(console, f"continuing from step {step}")
         began = time.perf_counter()
@@ -153,7 +153,7 @@ def _finish(directory: RunDirectory, trainer: Trainer, best: Best, console: Cons
         return
     best = jax.device_get(best)  # what follows is no computation of all processes
     last = trainer.config.training.steps
-    directory.forget_after(last, trainer.measured_by(last))
+    directory.forget_after(last, trainer.expected_records(last))
     tested["steps_per_second"] = directory.records()[-1]["steps_per_second"]
     directory.append([tested])
     with contextlib.closing(Events(directory.events, after=last)) as events:
