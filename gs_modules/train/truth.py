@@ -85,7 +85,7 @@ def true_gradient(
         ComparisonError: the gradient is not finite, or cannot be told from 0 at 5 standard errors.
         ValueError: the loss does not return a number for each row.
     """
-    check_loss(loss, logits)
+    _check_loss(loss, logits)
     latents, classes = logits.shape[-2:]
     if classes**latents <= enumerable:
         count = classes**latents
@@ -108,7 +108,7 @@ def true_gradient(
     return truth
 
 
-def check_loss(loss: Loss, logits: jax.Array) -> None:
+def _check_loss(loss: Loss, logits: jax.Array) -> None:
     """Refuses logits without latents and classes, and a loss without a number for each row."""
     if logits.ndim < 2:
         raise ValueError(

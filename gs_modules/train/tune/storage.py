@@ -56,27 +56,29 @@ def open_database(url: str) -> RDBStorage:
     Raises:
         StorageError: there is none, or no driver for it.
     """
+    try:
+        for _ in range(3):
+            # Machines that begin at once both make the tables, and one of them fails.
+            with contextlib.suppress(DatabaseError, StorageInternalError):
+                return _database(url)
+            time.sleep(0.5)
+        return _database(url)
+    except (ArgumentError, DatabaseError, ImportError, StorageInternalError) as error:
+        raise StorageError(_first_line(error)) from error
+
+
+def _database(url: str) -> RDBStorage:
     # SQLite gives up after five seconds while another process writes; a server may restart.
     is_file = url.startswith("sqlite")
     options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
-    for is_last in (False, False, False, True):
-        try:
-            with quiet():
-                return RDBStorage(
-                    url,
-                    options,
-                    heartbeat_interval=HEARTBEAT,
-                    grace_period=GRACE,
-                    heartbeat_stale_trial_callback=retry(),
-                )
-        except (DatabaseError, StorageInternalError) as error:
-            # Machines that begin at once both make the tables, and one of them fails.
-            if is_last:
-                raise StorageError(_first_line(error)) from error
-            time.sleep(0.5)
-        except (ArgumentError, ImportError) as error:
-            raise StorageError(_first_line(error)) from error
-    raise StorageError(f"{url} did not open")
+    with quiet():
+        return RDBStorage(
+            url,
+            options,
+            heartbeat_interval=HEARTBEAT,
+            grace_period=GRACE,
+            heartbeat_stale_trial_callback=retry(),
+        )
 
 
 def retry() -> RetryHeartbeatStaleTrialCallback:
