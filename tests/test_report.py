@@ -20,7 +20,7 @@ from gs_modules.train.loop import Trainer
 from gs_modules.train.page import document, section, table, text
 from gs_modules.train.pictures import Pictures, pairs, take, wall
 from gs_modules.train.report import run_page
-from gs_modules.train.study_report import study_page
+from gs_modules.train.tune.study_page import study_page
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 

@@ -4,7 +4,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -107,7 +107,7 @@ def print_config(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The dotted keys that differ, as `key: old -> new`."""
-    return changed(_flat(old), _flat(new))
+    return changed(flat(old.model_dump(), shown), flat(new.model_dump(), shown))
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
@@ -119,12 +119,13 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _flat(config: Config) -> dict[str, str]:
-    flat = {}
-    for name, value in config.model_dump().items():
+def flat(sections: Mapping[str, Any], in_words: Callable[[Any], str]) -> dict[str, str]:
+    """Every dotted key of some sections, and its value in words."""
+    found = {}
+    for name, value in sections.items():
         section = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}".rstrip("."): shown(item) for key, item in section.items()}
-    return flat
+        found |= {f"{name}.{key}".rstrip("."): in_words(item) for key, item in section.items()}
+    return found
 
 
 _WORDS = {

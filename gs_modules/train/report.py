@@ -11,10 +11,11 @@ from gs_modules.train.chart import Line, line_chart
 from gs_modules.train.config import Config, to_yaml
 from gs_modules.train.config_file import load
 from gs_modules.train.folder import write_whole
-from gs_modules.train.loop import Best, Trainer
+from gs_modules.train.loop import Trainer
 from gs_modules.train.page import beside, document, grid, key_figures, picture, section, table, text
 from gs_modules.train.pictures import WALK, Pictures, pairs, take, walk_wall, wall
 from gs_modules.train.run_directory import RunDirectory, parameters_sha256
+from gs_modules.train.state import Best
 
 Record = Mapping[str, Any]
 
@@ -195,8 +196,7 @@ def _splits(last: Mapping[str, Record]) -> str:
         for split in COLOURS
         if split in last
     ]
-    names = ("negative ELBO", "reconstruction", "KL", "perplexity", "codes used")
-    return table(("split", "step", *names), rows)
+    return table(("split", "step", *_HEADINGS), rows)
 
 
 def _evaluations(evaluations: Sequence[Record]) -> str:
@@ -208,8 +208,10 @@ def _evaluations(evaluations: Sequence[Record]) -> str:
         )
         for one in evaluations
     ]
-    names = ("negative ELBO", "reconstruction", "KL", "perplexity", "codes used")
-    return table(("evaluated", "importance-weighted", *names), rows)
+    return table(("evaluated", "importance-weighted", *_HEADINGS), rows)
+
+
+_HEADINGS = ("negative ELBO", "reconstruction", "KL", "perplexity", "codes used")
 
 
 def _numbers(record: Record) -> list[str]:

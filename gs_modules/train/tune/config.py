@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from gs_modules.train.config import Config, Option, config_options, to_yaml, type_in_words
+from gs_modules.train.config import Config, Option, config_options, flat, to_yaml, type_in_words
 from gs_modules.train.config_file import ConfigError, in_words, resolve
 from gs_modules.train.sections import Count, Section
 from gs_modules.train.spelling import unknown
@@ -98,11 +98,7 @@ def flat_of(text: str) -> dict[str, str]:
     sections = parse(text).value
     for free in ("trials", "workers"):
         del sections["study"][free]
-    flat = {}
-    for name, value in [*sections.pop("base").items(), *sections.items()]:
-        section = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}".rstrip("."): json.dumps(item) for key, item in section.items()}
-    return flat
+    return flat({**sections.pop("base"), **sections}, json.dumps)
 
 
 @functools.cache

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optuna
@@ -23,9 +21,9 @@ from gs_modules.train.config import Config, to_yaml
 from gs_modules.train.console import say
 from gs_modules.train.figures import save
 from gs_modules.train.folder import write_json, write_whole
-from gs_modules.train.study_report import study_page
 from gs_modules.train.tune.space import shown
 from gs_modules.train.tune.study import Study
+from gs_modules.train.tune.study_page import study_page, temperature_along
 
 SHOWN = 10
 """Trials in the table on screen and in the figure of temperatures."""
@@ -163,10 +161,8 @@ def temperatures(configs: Mapping[int, Config]) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for place, (number, config) in enumerate(configs.items()):
-        steps = jnp.linspace(0, config.training.steps, 400).astype(jnp.int32)
         axes.plot(
-            steps,
-            jax.vmap(config.temperature.build())(steps),
+            *temperature_along(config, 400),
             color=matplotlib.colormaps["viridis"](place / SHOWN),
             linewidth=2.5 if place == 0 else 1,
             label=f"trial {number}: {config.temperature.kind}",

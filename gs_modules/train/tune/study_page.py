@@ -111,10 +111,14 @@ def _learning(ranked: Sequence[Trial]) -> str:
 def _temperatures(best: Mapping[int, Config]) -> str:
     curves = {}
     for number, config in best.items():
-        steps = jnp.linspace(0, config.training.steps, CURVE_POINTS).astype(jnp.int32)
-        values = jax.vmap(config.temperature.build())(steps)
-        curves[number] = list(zip(steps.tolist(), values.tolist(), strict=True))
+        curves[number] = list(zip(*temperature_along(config, CURVE_POINTS), strict=True))
     return line_chart("temperature", _first_before_others(curves))
+
+
+def temperature_along(config: Config, points: int) -> tuple[list[int], list[float]]:
+    """So many steps from the first of a run to the last, and the temperature at each."""
+    steps = jnp.linspace(0, config.training.steps, points).astype(jnp.int32)
+    return steps.tolist(), jax.vmap(config.temperature.build())(steps).tolist()
 
 
 def _first_before_others(curves: Mapping[int, Sequence[tuple[float, float]]]) -> list[Line]:
