@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -86,14 +85,20 @@ def _compare(options: argparse.Namespace, overrides: Overrides) -> None:
 
     from rich.console import Console
 
-    from gs_modules.train.comparing import Choices, compare_estimators
+    from gs_modules.train.comparing import ComparisonOptions, compare_estimators
     from gs_modules.train.run_directory import RunDirectory
 
     directory = RunDirectory(options.run_dir or _default_folder(options))
     beside = Path(os.path.abspath(directory.path))  # "." has no name
     output = options.output or beside.with_name(f"{beside.name}-compare")
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Choices)}
-    compare_estimators(config, Choices(**given), directory, output, Console())
+    of_comparison = ComparisonOptions(
+        options.estimators,
+        options.temperatures,
+        samples=options.samples,
+        truth_samples=options.truth_samples,
+        images=options.images,
+    )
+    compare_estimators(config, of_comparison, directory, output, Console())
 
 
 def _tune(options: argparse.Namespace, overrides: Overrides) -> None:

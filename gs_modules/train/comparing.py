@@ -28,7 +28,7 @@ from gs_modules.train.truth import ComparisonError
 
 
 @dataclasses.dataclass(frozen=True)
-class Choices:
+class ComparisonOptions:
     """What of a comparison is not in the config: flags of the command.
 
     Attributes:
@@ -47,7 +47,11 @@ class Choices:
 
 
 def compare_estimators(
-    config: Config, choices: Choices, directory: RunDirectory, output: Path, console: Console
+    config: Config,
+    options: ComparisonOptions,
+    directory: RunDirectory,
+    output: Path,
+    console: Console,
 ) -> None:
     """Compares gradients by the encoder's logits; the loss is the decoder's reconstruction.
 
@@ -57,7 +61,7 @@ def compare_estimators(
 
     Args:
         config: the resolved config.
-        choices: what to compare, and by how many samples.
+        options: what to compare, and by how many samples.
         directory: where a run of the config may be.
         output: folder of ``compare.png`` and ``compare.json``.
         console: where people look.
@@ -69,16 +73,16 @@ def compare_estimators(
         ImpossibleValueError: the validation part asks for more images than there are.
     """
     images = data.of(config.data)
-    if choices.images > len(images.train):
+    if options.images > len(images.train):
         raise ConfigError(
             [
                 f"--images: at most {len(images.train)}, the training images of "
-                f"{config.data.name}; got {choices.images}"
+                f"{config.data.name}; got {options.images}"
             ]
         )
     trainer = Trainer.of(config, images)
     params, origin = _parameters(trainer, directory)
-    x = jnp.asarray(images.train[: choices.images], jnp.float32) * images.scale
+    x = jnp.asarray(images.train[: options.images], jnp.float32) * images.scale
     logits = jax.jit(trainer.model.encode)(params, x).logits
 
     def loss(sample: jax.Array) -> jax.Array:
@@ -88,14 +92,14 @@ def compare_estimators(
     latents, classes = logits.shape[-2:]
     problem = {
         "data": config.data.name,
-        "images": choices.images,
+        "images": options.images,
         "latents": latents,
         "classes": classes,
         "parameters": origin,
     }
     say(
         console,
-        f"{config.data.name}: {choices.images} training images, {latents} latents of {classes} "
+        f"{config.data.name}: {options.images} training images, {latents} latents of {classes} "
         f"classes; parameters {origin}",
     )
     try:
@@ -104,10 +108,10 @@ def compare_estimators(
                 trainer.key("compare"),
                 loss,
                 logits,
-                _estimators(config, choices.estimators),
-                choices.temperatures,
-                samples=choices.samples,
-                truth_samples=choices.truth_samples,
+                _estimators(config, options.estimators),
+                options.temperatures,
+                samples=options.samples,
+                truth_samples=options.truth_samples,
                 tell=status.update,
             )
     except ComparisonError as error:

@@ -21,7 +21,7 @@ from gs_modules.train.tune.space import Choices, Range, Search, is_integer, is_n
 from gs_modules.train.yaml_source import Source, YamlError, parse, shown, write
 
 
-class Study(Section):
+class StudyOptions(Section):
     """How the search goes on, and where it is kept."""
 
     name: str | None = Field(
@@ -55,7 +55,7 @@ class Tuning:
     """
 
     base: Config
-    study: Study
+    study: StudyOptions
     search: Search
 
     def to_yaml(self) -> str:
@@ -108,7 +108,7 @@ def tune_options() -> dict[str, Option]:
         f"study.{key}": Option(
             type_in_words(field.annotation), field.default, field.description or ""
         )
-        for key, field in Study.model_fields.items()
+        for key, field in StudyOptions.model_fields.items()
     }
     base = {"base": Option("text", {}, "a config file, beside CONFIG or here")}
     return {**study, **base, **config_options()}
@@ -163,15 +163,15 @@ def load(
     return Tuning(base, study, search)
 
 
-def _study(source: Source, name: str) -> Study | None:
+def _study(source: Source, name: str) -> StudyOptions | None:
     values = _mapping(source, "study")
     try:
-        study = Study.model_validate(values)
+        study = StudyOptions.model_validate(values)
     except ValidationError as invalid:
         for error in invalid.errors(include_url=False):
             reason = in_words(error)
             if error["type"] == "extra_forbidden":
-                reason = unknown("key", error["loc"][0], Study.model_fields, "a study has")
+                reason = unknown("key", error["loc"][0], StudyOptions.model_fields, "a study has")
             source.refuse(("study", *error["loc"][:1]), reason)
         return None
     return study if study.name else study.model_copy(update={"name": name})

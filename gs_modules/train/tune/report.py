@@ -21,7 +21,7 @@ from gs_modules.train.config import Config, to_yaml
 from gs_modules.train.console import say
 from gs_modules.train.figures import save
 from gs_modules.train.folder import write_json, write_whole
-from gs_modules.train.tune.space import shown
+from gs_modules.train.tune.space import values_in_words
 from gs_modules.train.tune.study import Study
 from gs_modules.train.tune.study_page import study_page, temperature_along
 
@@ -115,7 +115,7 @@ def table(best: Sequence[FrozenTrial]) -> Table:
     """The best trials for a screen."""
     found = Table("trial", "nats", "values", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for trial in best:
-        found.add_row(f"{trial.number}", f"{trial.value:.3f}", shown(trial.params))
+        found.add_row(f"{trial.number}", f"{trial.value:.3f}", values_in_words(trial.params))
     return found
 
 

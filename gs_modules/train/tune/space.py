@@ -175,7 +175,7 @@ def _suggested(trial: Suggests, search: Search, base: Config) -> Iterator[tuple[
         yield key, value
 
 
-def shown(params: Mapping[str, Any]) -> str:
+def values_in_words(params: Mapping[str, Any]) -> str:
     """The values of a trial for a person: `temperature.kind cosine, temperature.end 0.3`."""
     return ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"

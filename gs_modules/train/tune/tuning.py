@@ -20,7 +20,7 @@ from gs_modules.train.failure import CommandError
 from gs_modules.train.folder import check_holds, check_same, locked, make_folder, write_whole
 from gs_modules.train.interruption import StoppedError, stop_requests
 from gs_modules.train.tune.config import Tuning, flat_of
-from gs_modules.train.tune.space import shown, suggest
+from gs_modules.train.tune.space import suggest, values_in_words
 from gs_modules.train.tune.storage import HEARTBEAT
 from gs_modules.train.tune.study import JOURNAL, Study, open_study
 from gs_modules.train.tune.workers import Worker, cpus
@@ -204,4 +204,5 @@ class _Supervisor:
 
     def _say(self, trial: Trial, outcome: str) -> None:
         count = f"{len(self._study.finished())}/{self._study.tuning.study.trials}"
-        say(self._console, f"{count}  trial {trial.number}: {outcome}  ({shown(trial.params)})")
+        values = values_in_words(trial.params)
+        say(self._console, f"{count}  trial {trial.number}: {outcome}  ({values})")
