@@ -14,15 +14,16 @@ import pytest
 from rich.console import Console
 
 import gs_modules as gs
-from gs_modules.train import blocks, cli, data
+from gs_modules.train import cli, data
 from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import Checkpoints
-from gs_modules.train.compare import Comparison, Measurement, Refusal, compare
-from gs_modules.train.compare_report import as_json, draw, table, verdict
+from gs_modules.train.compare import blocks
+from gs_modules.train.compare.measurements import Comparison, Measurement, Refusal, compare
+from gs_modules.train.compare.report import as_json, draw, table, verdict
+from gs_modules.train.compare.truth import ENUMERABLE, ComparisonError, Truth, true_gradient
 from gs_modules.train.config_file import load
 from gs_modules.train.loop import Trainer
 from gs_modules.train.run_directory import parameters_sha256
-from gs_modules.train.truth import ENUMERABLE, ComparisonError, Truth, true_gradient
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 

@@ -85,7 +85,7 @@ def _compare(options: argparse.Namespace, overrides: Overrides) -> None:
 
     from rich.console import Console
 
-    from gs_modules.train.comparing import ComparisonOptions, compare_estimators
+    from gs_modules.train.compare.comparing import ComparisonOptions, compare_estimators
     from gs_modules.train.run_directory import RunDirectory
 
     directory = RunDirectory(options.run_dir or _default_folder(options))

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from gs_modules import categorical_log_prob, gumbel_max, leave_one_out_reinforce
-from gs_modules.train.blocks import BLOCKS, block_size, squared_norm, standard_error
+from gs_modules.train.compare.blocks import BLOCKS, block_size, squared_norm, standard_error
 
 Loss = Callable[[jax.Array], jax.Array]
 """``sample [..., L, K] -> [...]``: a number for each row, which depends on that row alone."""

@@ -14,8 +14,8 @@ import numpy as np
 from jax import lax
 
 from gs_modules import Estimator
-from gs_modules.train.blocks import BLOCKS, block_size, squared_norm
-from gs_modules.train.truth import TOGETHER, ComparisonError, Loss, Truth, true_gradient
+from gs_modules.train.compare.blocks import BLOCKS, block_size, squared_norm
+from gs_modules.train.compare.truth import TOGETHER, ComparisonError, Loss, Truth, true_gradient
 
 TIMED_CALLS = 15
 """Calls of the compiled gradient, of which the median time counts."""

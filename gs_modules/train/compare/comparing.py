@@ -14,8 +14,9 @@ from rich.console import Console
 from gs_modules.train import data
 from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import Checkpoints
-from gs_modules.train.compare import compare
-from gs_modules.train.compare_report import as_json, draw, table, truth_in_words, verdict
+from gs_modules.train.compare.measurements import compare
+from gs_modules.train.compare.report import as_json, draw, table, truth_in_words, verdict
+from gs_modules.train.compare.truth import ComparisonError
 from gs_modules.train.config import Config, differences
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.console import say
@@ -24,7 +25,6 @@ from gs_modules.train.folder import make_folder, write_json
 from gs_modules.train.loop import Trainer
 from gs_modules.train.models import Params
 from gs_modules.train.run_directory import RunDirectory
-from gs_modules.train.truth import ComparisonError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from gs_modules.train.compare import Comparison, Measurement, Refusal
+from gs_modules.train.compare.measurements import Comparison, Measurement, Refusal
 
 MARKERS = "osD^vP*X"
 

@@ -1,0 +1,1 @@
+"""`gs-modules compare`: gradient estimators against the true gradient."""
