@@ -17,7 +17,7 @@ from gs_modules.train.config import Config, config_options, differences, print_c
 from gs_modules.train.config_file import ConfigError, load
 from gs_modules.train.data import DATASETS
 from gs_modules.train.sections import choices
-from gs_modules.train.yaml_source import MAX_BYTES, YamlError, parse, scalar
+from gs_modules.train.yaml_text import MAX_BYTES, YamlError, parse, scalar
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DIGITS = (CONFIGS / "digits.yaml").read_text()

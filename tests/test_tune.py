@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from postgres import server
 from rich.console import Console
 
-from gs_modules.train import cli, data, yaml_source
+from gs_modules.train import cli, data, yaml_text
 from gs_modules.train.config_file import ConfigError
 from gs_modules.train.config_file import load as load_config
 from gs_modules.train.sections import ImpossibleValueError
@@ -173,7 +173,7 @@ def test_the_config_that_was_found_is_the_best_trial_of_the_search_rounded():
     rows = list(csv.DictReader((RESULTS / "tune_digits.csv").read_text().splitlines()))
     assert len(rows) == tuning.study.trials
     best = min((row for row in rows if row["bound"]), key=lambda row: float(row["bound"]))
-    params = {key: yaml_source.scalar(best[key]) for key in tuning.search if best[key]}
+    params = {key: yaml_text.scalar(best[key]) for key in tuning.search if best[key]}
     rounded = {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in params.items()}
     expected = tuning.config_of(rounded).model_dump()
     expected["data"]["validation"] = 0

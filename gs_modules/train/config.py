@@ -20,7 +20,7 @@ from gs_modules.train.sections import (
     Training,
     choices,
 )
-from gs_modules.train.yaml_source import shown, write
+from gs_modules.train.yaml_text import shown, write
 
 CHOICES = {
     "estimator": choices(ESTIMATORS, "gradient estimator"),

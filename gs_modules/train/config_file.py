@@ -14,7 +14,8 @@ from gs_modules.train.data import files_of, folder_of
 from gs_modules.train.failure import CommandError
 from gs_modules.train.sections import Data, mentioned
 from gs_modules.train.spelling import nearest, unknown
-from gs_modules.train.yaml_source import Path, Source, YamlError, shown
+from gs_modules.train.yaml_source import Source
+from gs_modules.train.yaml_text import KeyPath, YamlError, shown
 
 
 class ConfigError(CommandError):
@@ -147,7 +148,7 @@ def in_words(error: Mapping[str, Any]) -> str:
     )
 
 
-def _plain(source: Source, path: Path, error: Mapping[str, Any]) -> tuple[Path, str]:
+def _plain(source: Source, path: KeyPath, error: Mapping[str, Any]) -> tuple[KeyPath, str]:
     """Where to report an error of pydantic's, and in which words."""
     if error["type"] == "extra_forbidden":
         return path, _unknown_key(source, path)
@@ -158,7 +159,7 @@ def _plain(source: Source, path: Path, error: Mapping[str, Any]) -> tuple[Path, 
     return path, reason
 
 
-def _unknown_key(source: Source, path: Path) -> str:
+def _unknown_key(source: Source, path: KeyPath) -> str:
     section, name = str(path[0]), str(path[-1])
     if len(path) == 1:
         valid, owner = list(Config.model_fields), "a config"

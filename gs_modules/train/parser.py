@@ -11,7 +11,7 @@ from typing import Any
 from gs_modules import ESTIMATORS
 from gs_modules.train.config import Option, config_options
 from gs_modules.train.tune.config import tune_options
-from gs_modules.train.yaml_source import shown
+from gs_modules.train.yaml_text import shown
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from gs_modules.train.yaml_source import shown
+from gs_modules.train.yaml_text import shown
 
 
 def unknown(noun: str, got: Any, valid: Iterable[str], there_are: str = "there are") -> str:

@@ -18,7 +18,8 @@ from gs_modules.train.config_file import ConfigError, in_words, resolve
 from gs_modules.train.sections import Count, Section
 from gs_modules.train.spelling import unknown
 from gs_modules.train.tune.space import Choices, Range, Search, is_integer, is_number, refusal_of
-from gs_modules.train.yaml_source import Source, YamlError, parse, shown, write
+from gs_modules.train.yaml_source import Source
+from gs_modules.train.yaml_text import YamlError, parse, shown, write
 
 
 class StudyOptions(Section):

@@ -24,7 +24,7 @@ from gs_modules.train.tune.space import suggest, values_in_words
 from gs_modules.train.tune.storage import HEARTBEAT
 from gs_modules.train.tune.study import JOURNAL, Study, open_study
 from gs_modules.train.tune.workers import Worker, cpus
-from gs_modules.train.yaml_source import YamlError
+from gs_modules.train.yaml_text import YamlError
 
 _FLAG = "--study-dir"
 

@@ -20,7 +20,7 @@ from gs_modules.train.interruption import SIGNALS
 from gs_modules.train.loop import Trainer
 from gs_modules.train.sections import ImpossibleValueError
 from gs_modules.train.state import NonFiniteLossError
-from gs_modules.train.yaml_source import parse
+from gs_modules.train.yaml_text import parse
 
 
 def main(descriptor: int, cpus: Sequence[int]) -> None:
