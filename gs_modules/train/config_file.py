@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import ValidationError
 
+from gs_modules import Cyclic, Piecewise
 from gs_modules.train.config import CHOICES, SECTIONS, Config, config_options
 from gs_modules.train.data import files_of, folder_of
 from gs_modules.train.failure import CommandError
@@ -173,14 +174,15 @@ def _unknown_key(source: Source, path: KeyPath) -> str:
     return unknown("key", name, valid, f"{owner} has")
 
 
+_COLD = 1e-30
+"""A temperature that every estimator refuses which refuses any positive one."""
+
+
 def _check_temperatures(source: Source, config: Config) -> None:
     """Refuses an estimator that is not defined at every temperature of the run."""
-    if _refusal_at(config, 1e-30) is None:  # most are, and schedules take time to evaluate
+    if _refusal_at(config, _COLD) is None:  # most are, and schedules take time to evaluate
         return
-    schedule, steps = config.temperature.build(), config.training.steps
-    # Where a schedule can be lowest: it is monotone between these steps.
-    turns = {0, steps - 1, getattr(schedule, "period", 1) - 1, *getattr(schedule, "boundaries", ())}
-    lowest, step = min((float(schedule(step)), step) for step in turns if step < steps)
+    lowest, step = _lowest_temperature(config)
     if (reason := _refusal_at(config, lowest)) is None:
         return
     of_temperature = [("temperature", key) for key in config.temperature.model_dump()]
@@ -188,8 +190,20 @@ def _check_temperatures(source: Source, config: Config) -> None:
     source.refuse(
         next(filter(source.is_flag, keys), keys[0]),
         f"{reason}; temperature.kind {config.temperature.kind} reaches it at step {step} of "
-        f"training.steps {steps}",
+        f"training.steps {config.training.steps}",
     )
+
+
+def _lowest_temperature(config: Config) -> tuple[float, int]:
+    """Of a run, and the first step that has it."""
+    schedule, last = config.temperature.build(), config.training.steps - 1
+    # Between these steps, every schedule only falls or only rises.
+    turns = [0, last]
+    if isinstance(schedule, Cyclic):
+        turns.append(schedule.period - 1)
+    elif isinstance(schedule, Piecewise):
+        turns.extend(schedule.boundaries)
+    return min((float(schedule(step)), step) for step in turns if step <= last)
 
 
 def _check_mesh(source: Source, config: Config) -> None:
