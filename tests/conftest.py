@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # What one test compiled, the next loads: pytest-xdist's workers and the commands that tests start
 # inherit the folder. It must be named before JAX is imported.
@@ -42,6 +43,15 @@ def compilations() -> Iterator[Callable[[], int]]:
 
     since_last_call()
     yield since_last_call
+
+
+@pytest.fixture
+def empty_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config of defaults in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text("")
+    return path
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from runs import build_trainer, flags
 
 import gs_modules as gs
-from gs_modules.train import cli, data
+from gs_modules.train import cli
 from gs_modules.train.bound import reconstruction
 from gs_modules.train.checkpoint import Checkpoints
 from gs_modules.train.compare import blocks
@@ -22,7 +23,6 @@ from gs_modules.train.compare.measurements import Comparison, Measurement, Refus
 from gs_modules.train.compare.report import as_json, draw, table, verdict
 from gs_modules.train.compare.truth import ENUMERABLE, ComparisonError, Truth, true_gradient
 from gs_modules.train.config_file import load
-from gs_modules.train.loop import Trainer
 from gs_modules.train.run_directory import parameters_sha256
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
@@ -342,22 +342,7 @@ def test_the_figure_has_a_panel_for_each_measure_with_units():
 
 # The command.
 
-TINY = [
-    "--model.hidden",
-    "[16]",
-    "--model.num_latents",
-    "3",
-    "--model.num_classes",
-    "4",
-    "--training.steps",
-    "20",
-    "--training.evaluate_every",
-    "20",
-    "--training.checkpoint_every",
-    "20",
-    "--training.evaluation_samples",
-    "1",
-]
+TINY = flags(training__steps=20)
 FEW = [
     "--estimators",
     "argmax,straight_through",
@@ -370,16 +355,8 @@ FEW = [
 ]
 
 
-@pytest.fixture
-def empty_config(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "small.yaml"
-    path.write_text("")
-    return str(path)
-
-
 def test_the_command_prints_draws_and_answers(empty_config, tmp_path, capsys):
-    assert cli.main(["compare", empty_config, *TINY, *FEW]) == 0
+    assert cli.main(["compare", str(empty_config), *TINY, *FEW]) == 0
     printed = capsys.readouterr().out
     assert "3 training images, 3 latents of 4 classes; parameters initial, of seed 0" in printed
     assert "exact, by enumeration of 64 outcomes" in printed
@@ -410,15 +387,13 @@ def test_parameters_are_those_of_a_run_of_the_same_config(empty_config, tmp_path
     run, output = tmp_path / "run", tmp_path / "there"
     where = ["--run-dir", str(run)]
     few = [*FEW[2:], "--estimators", "argmax", "--output", str(output)]
-    assert cli.main(["train", empty_config, *where, *TINY]) == 0
+    assert cli.main(["train", str(empty_config), *where, *TINY]) == 0
     capsys.readouterr()
-    assert cli.main(["compare", empty_config, *where, *TINY, *few]) == 0
+    assert cli.main(["compare", str(empty_config), *where, *TINY, *few]) == 0
     assert f"parameters of step 20 of {run}\n" in capsys.readouterr().out
 
-    keys = [flag.removeprefix("--") for flag in TINY[::2]]
-    config = load(None, list(zip(keys, TINY[1::2], strict=True)))
-    trainer = Trainer.of(config, data.load("digits"))
-    checkpoints = Checkpoints(run / "checkpoints", config)
+    trainer = build_trainer(training__steps=20)
+    checkpoints = Checkpoints(run / "checkpoints", trainer.config)
     params = checkpoints.restore(trainer.init())[0].best.params
     summary = json.loads((run / "summary.json").read_text())
     assert parameters_sha256(params) == summary["parameters_sha256"]
@@ -432,7 +407,7 @@ def test_parameters_are_those_of_a_run_of_the_same_config(empty_config, tmp_path
     written = json.loads((output / "compare.json").read_text())
     assert written["truth"]["norm"] == pytest.approx(truth.norm, rel=1e-4)
 
-    assert cli.main(["compare", empty_config, *where, *TINY, *few, "--seed", "1"]) == 0
+    assert cli.main(["compare", str(empty_config), *where, *TINY, *few, "--seed", "1"]) == 0
     printed = capsys.readouterr().out
     assert "parameters initial, of seed 1" in printed and "another config: seed: 0 -> 1" in printed
     assert json.loads((output / "compare.json").read_text())["truth"] != written["truth"]
@@ -458,7 +433,7 @@ def test_wrong_flags_are_refused_in_a_line_and_nothing_is_written(
     wrong, named, empty_config, tmp_path, capsys
 ):
     try:
-        code = cli.main(["compare", empty_config, *TINY, *wrong])
+        code = cli.main(["compare", str(empty_config), *TINY, *wrong])
     except SystemExit as stopped:
         code = stopped.code
     assert code == 2
@@ -469,14 +444,17 @@ def test_wrong_flags_are_refused_in_a_line_and_nothing_is_written(
 
 def test_missing_images_are_exit_code_3(empty_config, tmp_path, capsys):
     (tmp_path / "images").mkdir()
-    assert cli.main(["compare", empty_config, "--data.name", "mnist", "--data.root", "images"]) == 3
+    assert (
+        cli.main(["compare", str(empty_config), "--data.name", "mnist", "--data.root", "images"])
+        == 3
+    )
     assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["images", "small.yaml"]
 
 
 def test_too_few_samples_for_the_truth_are_exit_code_2(empty_config, capsys):
     options = ["--model.num_latents", "12", "--truth-samples", "64", "--images", "1", *FEW[:6]]
-    assert cli.main(["compare", empty_config, *options]) == 2
+    assert cli.main(["compare", str(empty_config), *options]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "--truth-samples" in error
 
@@ -484,7 +462,7 @@ def test_too_few_samples_for_the_truth_are_exit_code_2(empty_config, capsys):
 def test_print_config_is_that_of_train(empty_config, capsys):
     printed = []
     for command in ("train", "compare"):
-        assert cli.main([command, empty_config, *TINY, "--print-config"]) == 0
+        assert cli.main([command, str(empty_config), *TINY, "--print-config"]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] and "num_latents: 3" in printed[0]
 

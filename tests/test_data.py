@@ -1,6 +1,5 @@
 """Reading the data sets: what is there comes out as it is, what is damaged is refused by name."""
 
-import doctest
 import gzip
 import hashlib
 import io
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gs_modules.train import data, image_files
+from gs_modules.train import image_files
 from gs_modules.train.data import DATASETS, Dataset, load
 from gs_modules.train.image_files import DataError
 from gs_modules.train.sections import ImpossibleValueError
@@ -519,12 +518,6 @@ def test_unknown_name_is_refused_with_the_known_ones():
     message = refusal("minst", None)
     assert "'minst'" in message
     assert all(name in message for name in DATASETS)
-
-
-def test_examples_run():
-    result = doctest.testmod(data)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 # Digits, always there.

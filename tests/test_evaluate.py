@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import flags
 
 from gs_modules import latent_output
 from gs_modules.train import bound, cli, importance, models
@@ -170,17 +171,20 @@ def test_memory_does_not_grow_with_the_samples(tiny):
     assert sizes[0].temp_size_in_bytes == sizes[1].temp_size_in_bytes < 100_000
 
 
-SMALL = (
-    "model: {hidden: [16], num_latents: 3, num_classes: 4, prior: learned}\n"
-    "training: {steps: 30, batch_size: 100, evaluate_every: 10, checkpoint_every: 10}\n"
+SMALL = flags(
+    training__steps=30,
+    training__evaluate_every=10,
+    training__checkpoint_every=10,
+    training__evaluation_samples=10,
 )
 
 
 def trained(folder, *words):
     config = folder / "small.yaml"
-    config.write_text(SMALL)
+    config.write_text("")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert cli.main(["train", str(config), "--run-dir", str(folder / "run"), *words]) == 0
+        run = ["--run-dir", str(folder / "run")]
+        assert cli.main(["train", str(config), *run, *SMALL, *words]) == 0
     return folder / "run"
 
 

@@ -1,6 +1,5 @@
 """Runs on 1, 2, 4 and 8 devices, and of two processes over loopback, one of which is killed."""
 
-import json
 import os
 import re
 import signal
@@ -125,4 +124,4 @@ def test_if_one_process_dies_the_other_ends_with_a_message_and_the_command_resum
     for code, _, _ in ends_of(processes):
         assert code == 143
     steps = [record["step"] for record in records_of(run) if record["split"] == "train"]
-    assert steps == sorted(set(steps)) and json.dumps(steps)
+    assert steps == [*range(20, steps[-1] + 1, 20)]  # each once, whatever was lost and made again

@@ -11,6 +11,7 @@ import jax
 import matplotlib.image
 import numpy as np
 import pytest
+from runs import flags, small_config
 
 from gs_modules.train import cli, data, models
 from gs_modules.train.chart import MOST_POINTS, Line, line_chart
@@ -24,14 +25,10 @@ from gs_modules.train.tune.study_page import study_page
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
 
-SMALL = {
-    "model.hidden": "[16]",
-    "model.num_latents": "3",
-    "model.num_classes": "4",
-    "training.steps": "30",
-    "training.batch_size": "100",
-    "training.evaluate_every": "10",
-    "training.checkpoint_every": "10",
+SHORT = {
+    "training__steps": 30,
+    "training__evaluate_every": 10,
+    "training__checkpoint_every": 10,
 }
 
 
@@ -65,9 +62,8 @@ def run(tmp_path_factory):
     config = folder / "small.yaml"
     config.write_text("")
     path = folder / 'a <b> & "c"'
-    words = [word for name, value in SMALL.items() for word in (f"--{name}", value)]
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        assert cli.main(["train", str(config), "--run-dir", str(path), *words]) == 0
+        assert cli.main(["train", str(config), "--run-dir", str(path), *flags(**SHORT)]) == 0
     return path
 
 
@@ -142,7 +138,7 @@ def test_the_page_of_an_unfinished_run_says_so(steps, state):
         counts=np.ones((3, 4), int),
         image_shape=(2, 2),
     )
-    config = load(None, list(SMALL.items()))
+    config = small_config(**SHORT)
     page = run_page("run", config, records(steps), shown, step=0, sha256="0" * 64)
     assert f"unfinished, {state}" in " ".join(Page(page).texts["p"])
 
@@ -202,7 +198,7 @@ def test_a_chart_takes_what_there_is(points):
 @pytest.fixture
 def trainer_of_codes():
     """A model whose images are its codes: every pixel is a class of a latent, lit or not."""
-    config = load(None, [*SMALL.items(), ("model.num_latents", "16")])
+    config = small_config(model__num_latents=16)
     images = data.load("digits")
     built = models.build(config, 64)
 

@@ -47,13 +47,6 @@ METRICS = {
 }
 
 
-@pytest.fixture
-def empty_config(tmp_path):
-    path = tmp_path / "small.yaml"
-    path.write_text("")
-    return path
-
-
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_run_leaves_metrics_summary_and_pictures(framework, empty_config, tmp_path, capsys):
     run = tmp_path / "run"

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from postgres import server
 from rich.console import Console
+from runs import COMMAND
 
 from gs_modules.train import cli, data, yaml_text
 from gs_modules.train.config_file import ConfigError
@@ -43,7 +44,6 @@ pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_h
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-COMMAND = [sys.executable, "-c", "import sys, gs_modules_command as c; sys.exit(c.main())"]
 SMALL = """
 base:
   model: {hidden: [8], num_latents: 2, num_classes: 3}
