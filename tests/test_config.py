@@ -87,7 +87,7 @@ def test_configs_of_the_28x28_data_sets(name, root, steps, every):
 def test_every_shipped_config_is_tested_here():
     names = {path.stem for path in CONFIGS.glob("*.yaml")} - {"digits_tuned", "tune_digits"}
     assert names == {"digits", "mnist", "fashion_mnist", "static_mnist"} == DATASETS.keys()
-    # The other two: tests/test_tune.py.
+    # The other two: tests/tune/test_study_file.py.
 
 
 @pytest.mark.parametrize(("section", "kind", "of"), KINDS)
