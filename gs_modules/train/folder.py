@@ -91,7 +91,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run; a ``ConfigError`` if there is none."""
     try:
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, IsADirectoryError):
         content = None
     if not isinstance(content, dict):
         raise ConfigError([f"{path}: damaged: not a JSON object; remove it"])

@@ -61,7 +61,9 @@ class Trainer:
     def key(self, purpose: Purpose) -> jax.Array:
         """The root key of one purpose."""
         number = get_args(Purpose).index(purpose)
-        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+        # Named, so that a run does not depend on the default of the process that continues it.
+        key = jax.random.key(self.config.seed, impl="threefry2x32")
+        return jax.random.fold_in(key, number)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -154,7 +156,7 @@ class Trainer:
                 x = seen = images[batches[number]].astype(jnp.float32) * self.data.scale
                 if options.flip_probability:
                     flips = gumbel_sigmoid(
-                        flip_keys[number], jnp.full(x.shape, flip_logit), hard=True
+                        flip_keys[number], jnp.full(x.shape, flip_logit, jnp.float32), hard=True
                     )
                     seen = jnp.abs(flips - x)
                 gradient, added = self.gradient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ def build_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argum
         description="Train, evaluate and tune a categorical VAE, and compare gradient estimators.",
         allow_abbrev=False,
     )
+    version = importlib.metadata.version("gs-modules")
+    parser.add_argument("--version", action="version", version=f"gs-modules {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)
@@ -144,7 +147,7 @@ def _add_compare(commands: Any) -> None:
     )
     for name, default, description in (
         ("images", 16, "training images, which are the problem"),
-        ("samples", 2048, "gradients for each estimator and temperature"),
+        ("samples", 2048, "gradients for each estimator and temperature, at least 64; in 32 equal blocks"),
         ("truth-samples", 65_536, "for the true gradient, where outcomes cannot be enumerated"),
     ):
         compare.add_argument(

@@ -18,7 +18,7 @@ from gs_modules.train.config_file import ConfigError
 from gs_modules.train.console import say
 from gs_modules.train.events import Events
 from gs_modules.train.figures import write_figures
-from gs_modules.train.folder import write_json
+from gs_modules.train.folder import read_object, write_json
 from gs_modules.train.interruption import StoppedError, hearing, stop_requests, stop_run
 from gs_modules.train.loop import Trainer
 from gs_modules.train.pictures import take
@@ -55,6 +55,7 @@ def train(
     opened = directory.opened(config, restart=restart)
     with opened if is_first() else contextlib.nullcontext():
         if agreed(directory.is_finished):
+            read_object(directory.summary)
             say(console, f"finished already; pictures: {directory.figures}")
             return
         checkpoints = Checkpoints(directory.checkpoints, config)

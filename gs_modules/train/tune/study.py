@@ -60,10 +60,11 @@ class Study:
         """The next trial, or None while enough are finished or running, here or elsewhere."""
         trials = self.optuna.get_trials(deepcopy=False)
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        begun = sum(trial.state != TrialState.WAITING for trial in trials)
         if len(self.finished()) + running >= self.tuning.study.trials:
             return None
         # A sampler for each trial: what it draws is a function of the seed and the trials before.
-        self.optuna.sampler = self._sampler(len(trials))
+        self.optuna.sampler = self._sampler(begun)
         with quiet():
             trial = self.optuna.ask()
         self.beat([trial])
