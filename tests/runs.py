@@ -1,7 +1,10 @@
 """Small runs on digits, as objects and as processes, for the tests of the command."""
 
 import json
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,29 @@ def _options(changes: dict[str, Any]) -> dict[str, str]:
 def flags(**changes: Any) -> list[str]:
     """Those of a small run; ``training__steps=20`` changes a key."""
     return [word for name, value in _options(changes).items() for word in (f"--{name}", value)]
+
+
+def train_command(run: Path, **changes: Any) -> list[str]:
+    """Of a process that trains a small run; its empty config lies beside its folder."""
+    config = run.parent / "small.yaml"
+    config.write_text("")
+    return [*COMMAND, "train", str(config), "--run-dir", str(run), *flags(**changes)]
+
+
+def long_command(run: Path) -> list[str]:
+    """Of a run that is not over before something can be done to it."""
+    return train_command(run, training__steps=1000, training__checkpoint_every=1000)
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def small_config(**changes: Any) -> Config:

@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from runs import COMMAND, flags, records_of, without_speed
+from runs import records_of, train_command, without_speed
 
 pytestmark = [pytest.mark.command, pytest.mark.slow]
 
@@ -29,9 +29,7 @@ PATIENCE = 300
 
 
 def command(run):
-    config = run.parent / "small.yaml"
-    config.write_text("")
-    return [*COMMAND, "train", str(config), "--run-dir", str(run), *flags(**CHANGES)]
+    return train_command(run, **CHANGES)
 
 
 def outcome(run):

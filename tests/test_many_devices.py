@@ -8,16 +8,14 @@ import subprocess
 import time
 
 import pytest
-from runs import COMMAND, flags, records_of, without_speed
+from runs import records_of, train_command, without_speed
 
 pytestmark = [pytest.mark.command, pytest.mark.slow]
 
 
 def train(run, devices=1, processes=1, **changes):
     """The command of one run: its processes, started."""
-    config = run.parent / "small.yaml"
-    config.write_text("")
-    command = [*COMMAND, "train", str(config), "--run-dir", str(run), *flags(**changes)]
+    command = train_command(run, **changes)
     with socket.create_server(("localhost", 0)) as free:
         address = f"localhost:{free.getsockname()[1]}"
     several = ["--coordinator-address", address, "--num-processes", str(processes)]

@@ -11,7 +11,7 @@ import time
 import pytest
 from optuna.trial import TrialState
 from postgres import server
-from runs import COMMAND
+from runs import COMMAND, started
 from studies import SMALL, results_of, trials_of
 
 from gs_modules.train import cli
@@ -26,10 +26,6 @@ def command(folder, *flags):
     path = folder.parent / "s.yaml"
     path.write_text(SMALL)
     return [*COMMAND, "tune", str(path), "--study-dir", str(folder), *flags]
-
-
-def started(words):
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def lines_until(process, pattern):
