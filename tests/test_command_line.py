@@ -1,6 +1,7 @@
 """Wrong command lines and values: each is a line that names it, and nothing is written."""
 
 import errno
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from gs_modules.train import cli
 from gs_modules.train.config import to_yaml
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"gs-modules {importlib.metadata.version('gs-modules')}\n"
 
 
 @pytest.mark.parametrize(

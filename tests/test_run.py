@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
-from runs import FRAMEWORKS, build_trainer, flags, long_command, records_of, small_config
+from runs import COMMAND, FRAMEWORKS, build_trainer, flags, long_command, records_of, small_config
 
 from gs_modules.train import cli
 from gs_modules.train.config_file import load
@@ -73,6 +73,25 @@ def test_a_run_leaves_metrics_summary_and_pictures(framework, empty_config, tmp_
     assert "training.batch_size: 100 -> 51" in error
     assert "--run-dir" in error and "--restart" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+    (run / "summary.json").write_text("")
+    assert cli.main(command) == 2
+    assert f"{run / 'summary.json'}: damaged" in capsys.readouterr().err
+
+
+def test_a_run_is_a_function_of_its_config_whatever_jax_is_told(tmp_path):
+    def summary(**environment):
+        run = tmp_path / "_".join(["run", *environment])
+        command = [*COMMAND, "train", str(tmp_path / "c.yaml"), "--run-dir", str(run), *flags()]
+        subprocess.run(command, check=True, timeout=120, env={**os.environ, **environment})
+        return json.loads((run / "summary.json").read_text())
+
+    (tmp_path / "c.yaml").write_text("")
+    expected = summary()
+    found = summary(JAX_DEFAULT_PRNG_IMPL="rbg")
+    assert found["parameters_sha256"] == expected["parameters_sha256"]
+    wide = summary(JAX_ENABLE_X64="true")
+    assert wide["test"]["neg_elbo"] == pytest.approx(expected["test"]["neg_elbo"], rel=0.05)
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(tmp_path):

@@ -147,7 +147,7 @@ def _add_compare(commands: Any) -> None:
     )
     for name, default, description in (
         ("images", 16, "training images, which are the problem"),
-        ("samples", 2048, "gradients for each estimator and temperature, at least 64; in 32 equal blocks"),
+        ("samples", 2048, "gradients a row, in 32 equal blocks, so at least 64"),
         ("truth-samples", 65_536, "for the true gradient, where outcomes cannot be enumerated"),
     ):
         compare.add_argument(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
-from studies import results_of, small_tuning, trials_of
+from studies import given, results_of, small_tuning, trials_of
 
 from gs_modules.train import cli
 from gs_modules.train.config_file import ConfigError
@@ -46,6 +46,17 @@ def test_trials_are_a_function_of_the_seed_and_of_those_before(tmp_path):
     assert params("broken", (0, 2, 1, 3)) == unbroken
     assert params("other", (1, 6))[1:] != unbroken[1:]
     assert len({json.dumps(one) for one in unbroken}) == 6
+
+
+def test_no_two_trials_are_drawn_alike_where_the_base_is_outside_of_the_space(tmp_path):
+    tuning = given(
+        tmp_path / "s.yaml",
+        "study: {name: small, trials: 3, sampler: random}\n"
+        "search: {optimizer.learning_rate: {low: 1e-5, high: 1e-4}}\n",
+    )
+    with open_study(tuning, tmp_path) as study:
+        drawn = {suggest(study.ask(), tuning.search, tuning.base).popitem()[1] for _ in range(3)}
+    assert len(drawn) == 3
 
 
 def test_a_study_ends_with_its_trials_whatever_became_of_them(tmp_path):
