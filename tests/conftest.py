@@ -19,6 +19,9 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Doctests are collected by the name of a module, and several folders have one of this name.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+
 _compilations = []
 
 
