@@ -1,25 +1,21 @@
 """The pages of a run and of a study: what is on them, and what a real browser makes of it."""
 
-import base64
-import io
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
 import jax
-import matplotlib.image
 import numpy as np
 import pytest
+from pages import Page, records
 from runs import flags, small_config
 
-from gs_modules.train import cli, data, models
-from gs_modules.train.chart import MOST_POINTS, Line, line_chart
+from gs_modules.train import cli
+from gs_modules.train.chart import Line, line_chart
 from gs_modules.train.config import to_yaml
 from gs_modules.train.config_file import load
-from gs_modules.train.loop import Trainer
 from gs_modules.train.page import document, section, table, text
-from gs_modules.train.pictures import Pictures, pairs, take, wall
+from gs_modules.train.pictures import Pictures
 from gs_modules.train.report import run_page
 from gs_modules.train.tune.study_page import study_page
 
@@ -30,29 +26,6 @@ SHORT = {
     "training__evaluate_every": 10,
     "training__checkpoint_every": 10,
 }
-
-
-class Page(HTMLParser):
-    """What is on a page: its elements, and the text of each kind of element."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.elements, self.texts, self._open = [], {}, []
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "img"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag, "elements are not nested"
-
-    def handle_data(self, data):
-        self.texts.setdefault(self._open[-1] if self._open else "", []).append(data)
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +93,6 @@ def test_a_page_escapes_what_it_is_given():
     assert page.attributes("svg")[0]["aria-label"].startswith(hostile)
 
 
-def records(steps):
-    common = {"reconstruction": 20.0, "kl": 3.0, "perplexity": 3.5, "codes_used": 11}
-    common |= {"temperature": 0.7, "steps_per_second": 100.0}
-    return [{"step": step, "split": "train", "neg_elbo": 23.0, **common} for step in steps]
-
-
 @pytest.mark.parametrize(
     ("steps", "state"), [([], "at step 0 of 30"), ([10, 20], "at step 20 of 30")]
 )
@@ -157,92 +124,6 @@ def test_an_evaluation_of_these_parameters_is_on_the_page_and_no_other(run, tmp_
     assert [text for text in headings if "samples an image" in text] == [
         "test, 20 samples an image"
     ]
-
-
-def places(chart, pattern):
-    return [tuple(map(float, found)) for found in re.findall(pattern, chart)]
-
-
-def test_a_line_lies_where_its_numbers_are():
-    """The labels of the axes are the oracle: between them, places follow the numbers linearly."""
-    points = [(0, 20.0), (300, 12.5), (1000, 11.0)]
-    chart = line_chart("loss", [Line("train", 0, points)])
-    drawn = places(chart, r'cx="([\d.]+)" cy="([\d.]+)"')
-    levels = places(chart, r'class="y" x="[\d.]+" y="([\d.]+)">([\d.,]+)<')
-    steps = [
-        (float(x), float(label.replace(",", "")))
-        for x, label in re.findall(r'anchor="\w+" x="([\d.]+)" y="\d+">([\d.,]+)<', chart)
-    ]
-    (y0, level0), (y1, level1) = levels[0], levels[-1]
-    (x0, step0), (x1, step1) = steps[0], steps[-1]
-    for (x, y), (step, value) in zip(drawn, points, strict=True):
-        assert step0 + (x - x0) / (x1 - x0) * (step1 - step0) == pytest.approx(step, abs=5)
-        # A label is four units below its line.
-        read = level0 + (y + 4 - y0) / (y1 - y0) * (level1 - level0)
-        assert read == pytest.approx(value, abs=0.1)
-
-
-def test_a_long_line_is_thinned_and_keeps_its_end():
-    points = [(step, float(step)) for step in range(10_001)]
-    chart = line_chart("loss", [Line("train", 0, points)])
-    said = re.findall(r"step ([\d,]+):", chart)
-    assert MOST_POINTS / 2 < len(said) <= MOST_POINTS and said[-1] == "10,000"
-
-
-@pytest.mark.parametrize("points", [[], [(0, 1.0)], [(5, 0.0)], [(0, 2.0), (10, 2.0)]])
-def test_a_chart_takes_what_there_is(points):
-    chart = line_chart("loss", [Line("train", 0, points)])
-    assert "nan" not in chart and chart.count("<circle") == len(points)
-
-
-@pytest.fixture
-def trainer_of_codes():
-    """A model whose images are its codes: every pixel is a class of a latent, lit or not."""
-    config = small_config(model__num_latents=16)
-    images = data.load("digits")
-    built = models.build(config, 64)
-
-    def decode(params, sample):
-        return 200.0 * sample.reshape(*sample.shape[:-2], -1) - 100.0
-
-    model = models.Model(**{**vars(built), "decode": decode})
-    return Trainer(config, images, model)
-
-
-def test_a_walk_changes_one_latent_at_a_time(trainer_of_codes):
-    params = trainer_of_codes.init().best.params
-    shown = take(trainer_of_codes, params)
-    likeliest = trainer_of_codes.model.encode(params, shown.originals[0, :1]).logits.argmax(-1)[0]
-    codes = shown.walk.reshape(16, 5, 16, 4).argmax(-1)
-    for row in range(16):
-        for column in range(5):
-            expected = np.array(likeliest)
-            if column:
-                expected[row] = column - 1
-            assert np.array_equal(codes[row, column], expected)
-    assert shown.counts.sum() == 16 * 360
-    assert set(np.unique(shown.sampled)) <= {0.0, 1.0}
-
-
-def test_pictures_on_the_page_are_the_images(trainer_of_codes):
-    shown = take(trainer_of_codes, trainer_of_codes.init().best.params)
-    config = trainer_of_codes.config
-    page = Page(run_page("run", config, records([10]), shown, step=0, sha256="0" * 64))
-    address = page.attributes("img")[0]["src"]
-    png = base64.b64decode(address.removeprefix("data:image/png;base64,"))
-    pixels = matplotlib.image.imread(io.BytesIO(png))
-    expected = pairs(shown.originals, shown.reconstructed, (8, 8))
-    assert np.array_equal(pixels[..., 3] == 0, np.isnan(expected))
-    is_image = ~np.isnan(expected)
-    assert np.abs(pixels[..., 0] - expected)[is_image].max() <= 1 / 255
-
-
-def test_a_wall_puts_images_in_their_places():
-    images = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4)
-    joined = wall(images, (2, 2))
-    assert joined.shape == (5, 8)
-    assert np.array_equal(joined[3:5, 6:8], images[1, 2].reshape(2, 2))
-    assert np.isnan(joined[2]).all() and np.isnan(joined[:, [2, 5]]).all()
 
 
 STUDY = {
