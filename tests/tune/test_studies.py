@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 from studies import given, results_of, small_tuning, trials_of
 
 from gs_modules.train import cli
@@ -23,7 +24,7 @@ from gs_modules.train.tune.report import (
     write_results,
 )
 from gs_modules.train.tune.space import suggest, values_of_base
-from gs_modules.train.tune.storage import GRACE, RETRIES, StorageError, open_database
+from gs_modules.train.tune.storage import GRACE, RETRIES, StorageError, naming, open_database
 from gs_modules.train.tune.study import open_study
 
 pytestmark = [pytest.mark.command, pytest.mark.usefixtures("promotion_as_users_have_it")]
@@ -75,6 +76,16 @@ def test_a_study_ends_with_its_trials_whatever_became_of_them(tmp_path):
         assert study.ask() is None and study.is_finished
     states = [trial.state for trial in trials_of(tmp_path)]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+
+
+def test_a_lost_database_is_named_by_what_it_said_first():
+    missed = KeyError(())  # a cache is asked before the database
+    lost = OperationalError("SELECT 1", {}, Exception("the server closed"))
+    spoilt = PendingRollbackError("the session is spoilt")
+    lost.__context__, spoilt.__context__ = missed, lost
+    said = r"^postgresql://host/name: the server closed$"
+    with pytest.raises(StorageError, match=said), naming("postgresql://host/name"):
+        raise spoilt
 
 
 def test_no_more_trials_run_at_once_than_are_wanted(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, SQLAlchemyError
 
 from gs_modules.train.failure import CommandError
 
@@ -102,12 +102,21 @@ def naming(place: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        first: BaseException = error  # the last one often says only that a session is spoilt
-        while (earlier := first.__cause__ or first.__context__) is not None:
-            first = earlier
-        raise StorageError(f"{place}: {_first_line(first)}") from error
+        raise StorageError(f"{place}: {_first_line(_reason(error))}") from error
     except OSError as error:  # a full disk names no file
         raise OSError(error.errno, error.strerror, error.filename or place) from error
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What the database said first: the last error often says only that a session is spoilt.
+
+    Before the first may lie errors that SQLAlchemy handled, such as the miss of a cache.
+    """
+    chain = [error]
+    while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(earlier)
+    said = [one.orig for one in chain if isinstance(one, DBAPIError) and one.orig]
+    return said[-1] if said else chain[-1]
 
 
 def _first_line(error: BaseException) -> str:
