@@ -1,6 +1,6 @@
 """The kernels of a GPU, interpreted on CPU, against what XLA computes of the same bits.
 
-``tests/test_law.py`` and ``tests/test_relaxed.py`` run on a GPU too.
+``test_law.py``, ``test_relaxed.py`` and ``test_derivatives.py`` run on a GPU too.
 """
 
 import functools
