@@ -9,6 +9,7 @@ Writes `benchmarks/results/train_CONFIG.json` and the curves, `docs/images/train
 import argparse
 import itertools
 import json
+import re
 import statistics
 import subprocess
 import tempfile
@@ -57,6 +58,15 @@ def draw(runs: list[dict], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def without_folder(flags: list[str]) -> list[str]:
+    """The flags of a training, without the folder of this machine that the images lie in."""
+    found = [re.sub(r"^(--data\.root=).*", r"\1DIR", flag) for flag in flags]
+    return [
+        "DIR" if before == "--data.root" else flag
+        for before, flag in zip(["", *found], found, strict=False)
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,6 +92,7 @@ def main() -> None:
     command = (
         f"python benchmarks/train_seeds.py configs/{options.config.name} "
         f"--frameworks {' '.join(options.frameworks)} --seeds {' '.join(map(str, options.seeds))}"
+        + "".join(f" {flag}" for flag in without_folder(flags))
     )
     record(f"train_{options.config.stem}", command, **summary, runs=runs)
     print(json.dumps(summary, indent=2))

@@ -1,4 +1,4 @@
-"""The figures of the README are those that benchmarks recorded, and every benchmark is listed."""
+"""What the README says of recorded benchmarks is what was recorded; every benchmark is listed."""
 
 import json
 import re
