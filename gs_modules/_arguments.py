@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -263,7 +262,7 @@ def check_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
     return count
 
 
-def as_int32(integers: int | np.integer | np.ndarray | jax.Array) -> jax.Array:
+def as_int32(integers: Any) -> jax.Array:
     """``integers`` as int32; what that cannot hold becomes its smallest or its largest number."""
     smallest, largest = -(2**31), LARGEST_COUNT
     if isinstance(integers, int):
@@ -271,7 +270,7 @@ def as_int32(integers: int | np.integer | np.ndarray | jax.Array) -> jax.Array:
     if not np.can_cast(integers.dtype, np.int32):
         limits = jnp.iinfo(integers.dtype)
         # jnp.asarray would wrap an int64 of NumPy.
-        clip = jnp.clip if isinstance(integers, jax.Array) else np.clip
+        clip = np.clip if isinstance(integers, (np.ndarray, np.integer)) else jnp.clip
         integers = clip(integers, max(limits.min, smallest), min(limits.max, largest))
     return jnp.asarray(integers, jnp.int32)
 
@@ -286,15 +285,15 @@ def index_array(name: str, value: ArrayLike) -> jax.Array:
 
 
 def number(name: str, value: Any, expected: str = "a number") -> float:
-    """``value``, a real number or a concrete array that holds one, as a float."""
-    is_array = isinstance(value, (np.ndarray, jax.Array)) and not isinstance(value, Tracer)
-    given = value.item() if is_array and value.ndim == 0 else value
-    if isinstance(given, bool) or not isinstance(given, numbers.Real):
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
-    try:
-        return float(given)
-    except OverflowError:
-        return math.copysign(math.inf, -1 if given < 0 else 1)
+    """``value``, a real number or a concrete array of no dimension, as a float."""
+    is_boolean = isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_
+    if not (is_boolean or isinstance(value, (str, bytes))):
+        with contextlib.suppress(TypeError):
+            try:
+                return float(value)
+            except OverflowError:
+                return math.inf if value > 0 else -math.inf
+    raise TypeError(f"{name} must be {expected}, got {value!r}")
 
 
 def positive_number(name: str, value: Any) -> float:

@@ -27,18 +27,17 @@ def combined(
     """
     num_choices = weights.shape[-1]
     try:
-        branches = list(branches)
+        count = len(branches)
     except TypeError:
         raise TypeError(
             f"branches must be an array [N, ...], a list of arrays or a list of functions of "
             f"nothing, got {type(branches).__name__}"
         ) from None
-    if len(branches) != num_choices:
-        raise ValueError(
-            f"the gate has {num_choices} choices: give as many branches, got {len(branches)}"
-        )
-    if any(map(callable, branches)):
-        if not all(map(callable, branches)):
+    if count != num_choices:
+        raise ValueError(f"the gate has {num_choices} choices: give as many branches, got {count}")
+    branches = list(branches)
+    if any(map(_is_function, branches)):
+        if not all(map(_is_function, branches)):
             raise TypeError(
                 "branches must be all arrays or all functions of nothing, got some of each"
             )
@@ -52,6 +51,10 @@ def combined(
     arrays = [_arguments.floating_array("branch", value) for value in branches]
     _check_branches(arrays, weights.shape[:-1])
     return _weighted_sum(weights, logits, arrays)
+
+
+def _is_function(branch: Any) -> bool:
+    return callable(branch) and not hasattr(branch, "dtype")  # a variable of Flax is callable too
 
 
 def _check_functions(branches: Sequence[Callable[..., Any]]) -> None:

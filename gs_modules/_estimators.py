@@ -217,8 +217,7 @@ class GappedStraightThrough(_CategoricalEstimator):
 
     def __post_init__(self):
         gap = _arguments.number("gap", self.gap)
-        if gap != 0:
-            gap = _arguments.positive_number("gap", self.gap)
+        gap = 0.0 if gap == 0 else _arguments.positive_number("gap", self.gap)
         object.__setattr__(self, "gap", gap)
 
     def _sample(self, key, logits, temperature, axis):

@@ -16,8 +16,10 @@ from gs_modules._relaxed import computing_logits, log_probabilities
 from gs_modules._types import Estimator
 
 
-def check_gate(num_choices: int, k: int, estimator: Estimator, unimix: float) -> None:
-    """Refuses what cannot be a gate.
+def check_gate(
+    num_choices: int, k: int, estimator: Estimator, unimix: float
+) -> tuple[int, int, float]:
+    """``num_choices``, ``k`` and ``unimix`` as Python numbers, or a refusal of what is no gate.
 
     Raises:
         TypeError: ``num_choices`` or ``k`` is no integer, ``unimix`` no number.
@@ -26,6 +28,7 @@ def check_gate(num_choices: int, k: int, estimator: Estimator, unimix: float) ->
 
     Example:
         >>> check_gate(4, 2, StraightThroughGumbel(), 0.01)
+        (4, 2, 0.01)
     """
     num_choices = _arguments.check_count("num_choices", num_choices)
     k = _arguments.check_count("k", k, num_choices)
@@ -34,8 +37,10 @@ def check_gate(num_choices: int, k: int, estimator: Estimator, unimix: float) ->
             f"k = {k} choices are drawn by gumbel_top_k, not by {estimator!r}; write "
             f"estimator=StraightThroughGumbel() or k=1"
         )
-    if not 0 <= _arguments.number("unimix", unimix) < 1:
+    share = _arguments.number("unimix", unimix)
+    if not 0 <= share < 1:
         raise ValueError(f"unimix, the uniform share, must be in [0, 1), got {unimix!r}")
+    return num_choices, k, share
 
 
 def gate_features(x: ArrayLike) -> jax.Array:
@@ -102,7 +107,7 @@ def balancing_bias(bias: jax.Array, usage: Usage, rate: float = 1e-3) -> jax.Arr
     that works against the model's. Call the gate with ``bias=``, this once for each update.
 
     Args:
-        bias: ``[N]``, zeros at first, best in float32: of half precision, 1 does not move by 1e-3.
+        bias: ``[N]``, zeros at first, best in float32: in bfloat16, 1 does not move by 1e-3.
         usage: of the gate since the last update.
         rate: the change of a logit, positive.
 

@@ -71,9 +71,7 @@ class Sampler(hk.Module):
 
     def _tick(self, step: Any) -> jax.Array:
         """The step of this call; the clock goes on to the next."""
-        if step is None:
-            step = core.check_clock(self._clock())
-        step = core.check_step(step)
+        step = core.check_clock(self._clock()) if step is None else core.check_step(step)
         if not hk.running_init():
             hk.set_state("step", core.next_step(step))
         return step

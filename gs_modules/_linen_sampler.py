@@ -81,7 +81,8 @@ class Sampler(nn.Module, kw_only=True):
                     f'mutable=["{COLLECTION}"]), or call it with step= or deterministic=True'
                 )
             step = core.check_clock(self.get_variable(COLLECTION, "step"))
-        step = core.check_step(step)
+        else:
+            step = core.check_step(step)
         if is_mutable and not self.is_initializing():
             self.put_variable(COLLECTION, "step", core.next_step(step))
         return step

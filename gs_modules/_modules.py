@@ -69,7 +69,7 @@ def check_temperature(temperature: float | Schedule) -> float | Schedule:
         return temperature
     expected = "a number or a schedule such as Exponential(1.0, 0.5, rate=1e-4)"
     number = _arguments.number("temperature", temperature, expected)
-    _arguments.positive_temperature(number, (1,), 0, jnp.float32)
+    _arguments.positive_temperature(temperature, (1,), 0, jnp.float32)
     return number
 
 
@@ -107,7 +107,7 @@ def check_dtype(dtype: DTypeLike | None) -> np.dtype | None:
 
 
 def check_step(step: Any) -> jax.Array:
-    """The ``step`` of a call or of ``set_step``: one integer, as int32.
+    """The ``step`` that a call is given: one integer, as int32.
 
     Raises:
         TypeError: not an integer.
@@ -124,7 +124,7 @@ def check_step(step: Any) -> jax.Array:
 
 
 def check_clock(step: Any) -> jax.Array:
-    """A module's stored clock, which must be int32; anything else is refused, never converted.
+    """A module's stored clock as a step: int32, and anything else is refused, never converted.
 
     Raises:
         TypeError: the clock has another dtype, after a cast of the whole state for instance.
@@ -139,7 +139,7 @@ def check_clock(step: Any) -> jax.Array:
             f"the clock `step` must be int32, got {dtype}; cast floating leaves only: "
             f"jnp.issubdtype(leaf.dtype, jnp.floating)"
         )
-    return step
+    return as_step(step)
 
 
 def draw(

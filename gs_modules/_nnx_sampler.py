@@ -66,15 +66,16 @@ class Sampler(nnx.Module):
         if core.resolve_deterministic(deterministic, self.deterministic):
             sample = core.draw_deterministic(logits, where=where, k=k)
             return sample, None
-        used = None if self.rngs is None else self.rngs.count[...]
+        stream = self.rngs if key is None else None
+        used = None if stream is None else stream.count[...]
         at = self._step(step)
         temperature = core.resolve_temperature(self.temperature, temperature, at)
         key = self._key() if key is None else key
         try:
             sample = core.draw(self.estimator, key, logits, temperature, where=where, k=k)
         except Exception:  # a refused call changes nothing
-            if self.rngs is not None:
-                self.rngs.count[...] = used
+            if stream is not None:
+                stream.count[...] = used
             raise
         if at is not None:
             self.step[...] = core.next_step(at)
@@ -93,9 +94,7 @@ class Sampler(nnx.Module):
         """The step of this call; None with a constant temperature."""
         if not callable(self.temperature):
             return None
-        if step is None:
-            step = core.check_clock(self.step[...])
-        return core.check_step(step)
+        return core.check_clock(self.step[...]) if step is None else core.check_step(step)
 
     def _name(self) -> str:
         return type(self).__name__

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
@@ -34,7 +36,7 @@ def set_step(model: nnx.Module, step: int | jax.Array) -> None:
     if not clocks:
         raise ValueError(f"set_step: {type(model).__name__} holds no module with a schedule")
     for clock in clocks:
-        clock[...] = jnp.full_like(clock[...], core.check_step(step), dtype=jnp.int32)
+        clock[...] = jnp.full_like(clock[...], core.as_step(step), dtype=jnp.int32)
 
 
 def set_key(model: nnx.Module, key: jax.Array) -> None:
@@ -155,7 +157,8 @@ def restore(model: nnx.Module, state: nnx.State | dict[Any, Any]) -> None:
     for path in own.keys() & given.keys():
         is_key = jnp.issubdtype(own[path][...].dtype, jax.dtypes.prng_key)
         if is_key and getattr(given[path], "dtype", None) == jnp.uint32:  # likewise
-            given[path] = jax.random.wrap_key_data(given[path])
+            with contextlib.suppress(TypeError, ValueError):  # of a wrong length
+                given[path] = jax.random.wrap_key_data(given[path])
     wrong = [f"lacks the {_kind(own[path])} {path}" for path in own if path not in given]
     wrong += [f"has {path}, which the model has not" for path in given if path not in own]
     for path in own.keys() & given.keys():
@@ -182,8 +185,7 @@ def _kind(variable: nnx.Variable) -> str:
 
 def _short_type(value: Any) -> str:
     """dtype and shape, without the sharding, which may differ."""
-    try:
-        aval = jax.typeof(value)
-    except TypeError:
+    if not isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)):
         return type(value).__name__
+    aval = jax.typeof(value)
     return f"{aval.dtype}[{','.join(map(str, aval.shape))}]"

@@ -109,7 +109,8 @@ class CategoricalLatent(Sampler):
         with core.errors_of(self._name()):
             self.num_latents = core.check_count("num_latents", num_latents)
             self.num_classes = core.check_count("num_classes", num_classes)
-            self.has_learned_prior = core.has_learned_prior(prior)
+            core.has_learned_prior(prior)
+        self.prior: core.Prior = prior
 
     def __call__(
         self,
@@ -134,7 +135,7 @@ class CategoricalLatent(Sampler):
         with core.errors_of(self._name()):
             logits = core.latent_logits(x, self.num_latents, self.num_classes)
             prior_logits = None
-            if self.has_learned_prior:
+            if core.has_learned_prior(self.prior):
                 shape = (self.num_latents, self.num_classes)
                 prior_logits = hk.get_parameter("prior_logits", shape, init=jnp.zeros)
             sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
@@ -204,10 +205,9 @@ class GumbelGate(Sampler):
             name=name,
         )
         with core.errors_of(self._name()):
-            core.check_gate(num_choices, k, estimator, unimix)
-        self.num_choices = num_choices
-        self.k = k
-        self.unimix = unimix
+            self.num_choices, self.k, self.unimix = core.check_gate(
+                num_choices, k, estimator, unimix
+            )
 
     def __call__(
         self,
@@ -272,7 +272,7 @@ def set_step(state: Mapping[str, Mapping[str, Any]], step: int | jax.Array) -> d
     """
     if not any("step" in entries for entries in state.values()):
         raise ValueError(f"set_step: no state `step` in {sorted(state)}; pass init's state")
-    step = core.check_step(step)
+    step = core.as_step(step)
     return {
         module: {
             name: jnp.full_like(value, step, dtype=jnp.int32) if name == "step" else value

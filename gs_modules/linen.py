@@ -189,14 +189,12 @@ class GumbelGate(Sampler):
             key: overrides the stream.
         """
         with core.errors_of(self._name()):
-            core.check_gate(self.num_choices, self.k, self.estimator, self.unimix)
+            _, k, unimix = core.check_gate(self.num_choices, self.k, self.estimator, self.unimix)
             logits = self._logits(x)
-            logits, law = core.gate_law(logits, where=where, bias=bias, unimix=self.unimix)
-            weights, temperature = self._draw(
-                law, None, deterministic, temperature, step, key, self.k
-            )
+            logits, law = core.gate_law(logits, where=where, bias=bias, unimix=unimix)
+            weights, temperature = self._draw(law, None, deterministic, temperature, step, key, k)
             return core.gate_output(
-                weights, logits, law, temperature, k=self.k, dtype=self.dtype, module=self._name()
+                weights, logits, law, temperature, k=k, dtype=self.dtype, module=self._name()
             )
 
     @nn.nowrap
@@ -228,7 +226,7 @@ def set_step(variables: Mapping[str, Any], step: int | jax.Array) -> dict[str, A
             f"set_step: no collection {COLLECTION!r} among {sorted(variables)}; pass the variables "
             f"that init returned"
         )
-    step = core.check_step(step)
+    step = core.as_step(step)
 
     def put(path, leaf):
         is_clock = getattr(path[-1], "key", None) == "step"

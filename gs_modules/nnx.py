@@ -117,8 +117,9 @@ class CategoricalLatent(Sampler):
         with core.errors_of(self._name()):
             self.num_latents = core.check_count("num_latents", num_latents)
             self.num_classes = core.check_count("num_classes", num_classes)
-            self.has_learned_prior = core.has_learned_prior(prior)
-        if self.has_learned_prior:
+            has_learned_prior = core.has_learned_prior(prior)
+        self.prior: core.Prior = prior
+        if has_learned_prior:
             shape = (self.num_latents, self.num_classes)
             self.prior_logits = nnx.Param(jnp.zeros(shape, jnp.float32))
 
@@ -145,7 +146,7 @@ class CategoricalLatent(Sampler):
         with core.errors_of(self._name()):
             logits = core.latent_logits(x, self.num_latents, self.num_classes)
             sample, temperature = self._draw(logits, where, deterministic, temperature, step, key)
-            prior_logits = self.prior_logits[...] if self.has_learned_prior else None
+            prior_logits = self.prior_logits[...] if core.has_learned_prior(self.prior) else None
             return core.latent_output(
                 sample, logits, prior_logits, temperature, where=where, dtype=self.dtype
             )
@@ -208,7 +209,9 @@ class GumbelGate(Sampler):
             rngs=rngs,
         )
         with core.errors_of(self._name()):
-            core.check_gate(num_choices, k, estimator, unimix)
+            self.num_choices, self.k, self.unimix = core.check_gate(
+                num_choices, k, estimator, unimix
+            )
             if in_features is None:
                 self.logits = nnx.Param(jnp.zeros(num_choices, jnp.float32))
             elif isinstance(rngs, nnx.Rngs):
@@ -219,9 +222,6 @@ class GumbelGate(Sampler):
                     f"a gate with in_features makes parameters: write rngs=nnx.Rngs(0), "
                     f"got {rngs!r}"
                 )
-        self.num_choices = num_choices
-        self.k = k
-        self.unimix = unimix
         self.in_features = in_features
 
     def __call__(

@@ -199,6 +199,7 @@ def test_branches_that_do_not_fit_are_refused_by_name():
         ([a, a, lambda: a], TypeError, "all arrays or all functions"),
         ([jnp.zeros((3, 2), int)] * 3, TypeError, "branch must be floating"),
         (3.0, TypeError, "branches must be an array"),
+        ((a for _ in range(3)), TypeError, "branches must be an array"),
         ([jnp.sin] * 3, TypeError, r"takes nothing, .* missing a required argument.*branch\(x\)"),
         ([lambda: (a[0], a[0], a[0])] * 3, TypeError, "one array, got a tuple"),
     ]

@@ -211,6 +211,15 @@ BAD_TEMPERATURES += [True, np.bool_(True), [1.0]]
 BAD_COUNTS = [0, -1, 2**31, 1.0, "1", None, True]
 
 
+@pytest.mark.parametrize(
+    "value", [np.float16(0.5), np.asarray(0.5, jnp.bfloat16)[()], jnp.bfloat16(0.5), np.array(0.5)]
+)
+def test_numbers_of_any_kind_are_kept_as_floats(value):
+    for kept in (gs.Constant(value).value, gs.GappedStraightThrough(value).gap):
+        assert type(kept) is float and kept == 0.5
+    assert gs.check_gate(4, 1, gs.StraightThroughGumbel(), value) == (4, 1, 0.5)
+
+
 @pytest.mark.parametrize("bad", BAD_TEMPERATURES, ids=str)
 @pytest.mark.parametrize(
     ("name", "build"),

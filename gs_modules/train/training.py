@@ -55,7 +55,8 @@ def train(
     opened = directory.opened(config, restart=restart)
     with opened if is_first() else contextlib.nullcontext():
         if agreed(directory.is_finished):
-            read_object(directory.summary)
+            if is_first():
+                read_object(directory.summary)
             say(console, f"finished already; pictures: {directory.figures}")
             return
         checkpoints = Checkpoints(directory.checkpoints, config)

@@ -4,6 +4,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from frameworks import NNX, REQUIRED, Haiku, Linen, inputs, model, required, sample_of
@@ -96,6 +97,31 @@ def test_nnx_a_refused_call_moves_neither_the_clock_nor_the_stream(module, call)
         layer(inputs(), **call)
     assert layer.step[...] == 1
     np.testing.assert_array_equal(sample_of(layer(inputs())), sample_of(twin(inputs())))
+
+
+def test_nnx_the_count_of_an_optimizer_drives_every_clock_under_jit():
+    gate = NNX.api.GumbelGate(4, in_features=5, temperature=ANNEALED, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(gate, optax.sgd(0.1), wrt=nnx.Param)
+
+    @nnx.jit
+    def update(gate, optimizer):
+        loss = nnx.grad(lambda gate: gate(jnp.ones((2, 5))).load_balance_loss())
+        optimizer.update(gate, loss(gate))
+        NNX.api.set_step(gate, optimizer.step)  # a variable, of uint32
+
+    for step in (1, 2):
+        update(gate, optimizer)
+        assert gate.step[...] == step
+
+
+def test_nnx_set_step_takes_a_step_for_each_of_stacked_clocks():
+    @nnx.vmap
+    def build(key):
+        return NNX.api.GumbelSoftmax(temperature=ANNEALED, rngs=nnx.Rngs(gumbel=key))
+
+    layers = build(jax.random.split(KEY, 3))
+    NNX.api.set_step(layers, jnp.array([5, 0, 7]))
+    np.testing.assert_array_equal(layers.step[...], [5, 0, 7])
 
 
 @every_module

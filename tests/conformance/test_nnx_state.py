@@ -126,6 +126,7 @@ def test_nnx_restore_puts_a_whole_state_back_and_names_what_does_not_fit(tmp_pat
     wrong["head"]["kernel"] = jnp.zeros((6, 3))
     wrong["tail"] = jnp.zeros(1)
     wrong["gates"][0]["rngs"]["key"], wrong["gates"][1]["step"] = 0, "seven"
+    wrong["gates"][1]["rngs"]["key"] = np.zeros(3, np.uint32)
     with pytest.raises(ValueError) as refusal:
         NNX.api.restore(fresh, wrong)
     for said in (
@@ -136,6 +137,7 @@ def test_nnx_restore_puts_a_whole_state_back_and_names_what_does_not_fit(tmp_pat
         "has tail, which the model has not",
         "has gates/0/rngs/key as int32[], the model as key<fry>[]",
         "has gates/1/step as str, the model as int32[]",
+        "has gates/1/rngs/key as uint32[3], the model as key<fry>[]",
     ):
         assert said in str(refusal.value)
     assert fresh["gates"][0].step[...] == 0  # nothing was changed
