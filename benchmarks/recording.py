@@ -20,3 +20,9 @@ def record(name, command, folder=RESULTS, **measured):
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def as_typed(script, words, names):
+    """The command ``script words``, with ``names`` in place of the paths of this machine."""
+    parts = [[names.get(part, part) for part in word.split("=", 1)] for word in words]
+    return " ".join([f"python benchmarks/{script}", *map("=".join, parts)])

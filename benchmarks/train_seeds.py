@@ -9,15 +9,15 @@ Writes `benchmarks/results/train_CONFIG.json` and the curves, `docs/images/train
 import argparse
 import itertools
 import json
-import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from recording import record
+from recording import as_typed, record
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,15 +58,6 @@ def draw(runs: list[dict], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def without_folder(flags: list[str]) -> list[str]:
-    """The flags of a training, without the folder of this machine that the images lie in."""
-    found = [re.sub(r"^(--data\.root=).*", r"\1DIR", flag) for flag in flags]
-    return [
-        "DIR" if before == "--data.root" else flag
-        for before, flag in zip(["", *found], found, strict=False)
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,7 +65,9 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--frameworks", nargs="+", default=["nnx"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--data.root", dest="data_root", metavar="DIR")
     options, flags = parser.parse_known_args()
+    flags += [f"--data.root={options.data_root}"] if options.data_root else []
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for framework, seed in itertools.product(options.frameworks, options.seeds):
@@ -89,11 +82,8 @@ def main() -> None:
         "last_train_neg_elbo": {"mean": statistics.mean(last), "largest": max(last)},
         "seconds": {"median": statistics.median(result["seconds"] for result in runs)},
     }
-    command = (
-        f"python benchmarks/train_seeds.py configs/{options.config.name} "
-        f"--frameworks {' '.join(options.frameworks)} --seeds {' '.join(map(str, options.seeds))}"
-        + "".join(f" {flag}" for flag in without_folder(flags))
-    )
+    names = {str(options.config): f"configs/{options.config.name}", options.data_root: "DIR"}
+    command = as_typed("train_seeds.py", sys.argv[1:], names)
     record(f"train_{options.config.stem}", command, **summary, runs=runs)
     print(json.dumps(summary, indent=2))
     draw(runs, options.config.stem, ROOT / "docs" / "images" / f"train_{options.config.stem}.png")

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from recording import record
+from recording import as_typed, record
 
 STEPS = {"digits": (9000, 2000), "mnist": (2400, 700)}
 """Steps of this library and of torch in a process, by config: some seconds of each."""
@@ -125,13 +125,12 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 def command_line(options: argparse.Namespace, words: list[str]) -> str:
     """What was typed, without the paths of a machine."""
-    placeholders = {
+    names = {
         str(options.config): f"configs/{options.config.name}",
         options.torch_python: "PYTHON_WITH_TORCH",
         options.data_root: "DIR",
     }
-    parts = [[placeholders.get(part, part) for part in word.split("=", 1)] for word in words]
-    return " ".join(["python benchmarks/training_speed.py", *map("=".join, parts)])
+    return as_typed("training_speed.py", words, names)
 
 
 def torch_version(python: str) -> str:
