@@ -79,6 +79,30 @@ def test_samples_are_faster_than_those_of_every_peer():
     assert f"samples and gradients on CPU, {len(cells)} cells" in README
 
 
+def test_samples_on_a_gpu():
+    large = [
+        shape
+        for shape in recorded("gpu_h100_80gb_hbm3")["results"]
+        if shape["dtype"] == "float32" and shape["classes"] <= 8192
+        if 4 * shape["rows"] * shape["classes"] >= 262e6
+    ]
+    assert len(large) == 4
+
+    def least_and_most(*works):
+        ratios = [
+            shape[f"{work} {other}, threefry2x32"]["microseconds"]
+            / shape[f"{work} here, threefry2x32"]["microseconds"]
+            for shape in large
+            for work, other in works
+        ]
+        return [f"{ratio:.1f}" for ratio in (min(ratios), max(ratios))]
+
+    draws = [("soft", "textbook"), ("hard", "textbook"), ("index", "categorical")]
+    gradients = [(f"{kind} forward + backward", "textbook") for kind in ("soft", "hard")]
+    expected = least_and_most(*draws) + least_and_most(*gradients)
+    assert row("float32 samples of 262 MB")[:4] == expected
+
+
 def test_every_benchmark_is_listed_and_every_link_leads_somewhere():
     page = PAGE.read_text()
     for script in (ROOT / "benchmarks").glob("*.py"):
