@@ -24,16 +24,18 @@ CONFIG: Any = jax.config
 SQUARE_ROOT_OF_HALF = np.int32(0x3F3504F3)
 """As the bits of a float."""
 
-LOG_COEFFICIENTS = (
-    -4.9999988079e-1,
-    3.3333325386e-1,
-    -2.5001582503e-1,
-    2.0001976192e-1,
-    -1.6609077156e-1,
-    1.4181779325e-1,
-    -1.3242976367e-1,
-    1.2904690206e-1,
-    -7.6221086085e-2,
+LOG_COEFFICIENTS = np.float32(
+    [
+        -4.9999988079e-1,
+        3.3333325386e-1,
+        -2.5001582503e-1,
+        2.0001976192e-1,
+        -1.6609077156e-1,
+        1.4181779325e-1,
+        -1.3242976367e-1,
+        1.2904690206e-1,
+        -7.6221086085e-2,
+    ]
 )
 """Coefficients of ``(log(1 + f) - f) / f**2`` between the square roots of 1/2 and 2, in rising
 powers, fitted to the error of the logarithm: 5e-9 of it."""
@@ -153,7 +155,6 @@ def _word(keys: jax.Array) -> jax.Array:
     return jnp.max(keys[..., 1], initial=0)
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
 def signed_distance(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """How far the uniform number of these bits is from 0, or, negative, from 1 if that is nearer.
 
@@ -162,24 +163,28 @@ def signed_distance(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """
     width = jnp.iinfo(bits.dtype).bits
     signed = lax.bitcast_convert_type(bits, jnp.int64 if width == 64 else jnp.int32)
-    return signed.astype(dtype) * 2.0**-width + 2.0 ** -(width + 1)
+    return lax.add(lax.mul(signed.astype(dtype), 2.0**-width), 2.0 ** -(width + 1))
 
 
-@functools.partial(jax.jit, inline=True)
 def log_of_normal(x: jax.Array) -> jax.Array:
     """The logarithm of normal positive numbers, to a unit in the last place.
 
     That of XLA also knows zero, infinity and subnormal numbers, and fills fewer vectors on CPU. Its
     steps are few, one after the other; a sum by powers of three takes fewer than Horner's.
+    Operations of lax are traced in a fifth of the time of operators.
     """
     if x.dtype != jnp.float32:
         return jnp.log(x)
     bits = lax.bitcast_convert_type(x, jnp.int32)
-    exponent = lax.shift_right_arithmetic(bits - SQUARE_ROOT_OF_HALF, np.int32(23))
-    f = lax.bitcast_convert_type(bits - (exponent << 23), jnp.float32) - 1
-    square = f * f
-    cube = square * f
-    c = [jnp.float32(coefficient) for coefficient in LOG_COEFFICIENTS]
-    low, middle, high = ((c[i] + c[i + 1] * f) + c[i + 2] * square for i in (0, 3, 6))
-    log = f + square * (low + cube * (middle + cube * high))
-    return exponent.astype(jnp.float32) * jnp.float32(math.log(2)) + log
+    exponent = lax.shift_right_arithmetic(lax.sub(bits, SQUARE_ROOT_OF_HALF), np.int32(23))
+    bits_of_rest = lax.sub(bits, lax.shift_left(exponent, np.int32(23)))
+    f = lax.sub(lax.bitcast_convert_type(bits_of_rest, jnp.float32), np.float32(1))
+    square = lax.mul(f, f)
+    cube = lax.mul(square, f)
+    c = LOG_COEFFICIENTS
+    low, middle, high = (
+        lax.add(lax.add(c[i], lax.mul(c[i + 1], f)), lax.mul(c[i + 2], square)) for i in (0, 3, 6)
+    )
+    high = lax.add(middle, lax.mul(cube, high))
+    log = lax.add(f, lax.mul(square, lax.add(low, lax.mul(cube, high))))
+    return lax.add(lax.mul(exponent.astype(jnp.float32), np.float32(math.log(2))), log)

@@ -8,6 +8,7 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
@@ -114,26 +115,24 @@ def gumbel_of_bits(bits: jax.Array, log: Log) -> jax.Array:
     return _gumbel(signed_distance(bits, jnp.float32), log)
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _gumbel(distance: jax.Array, log: Log) -> jax.Array:
-    return -log(_exponential(distance, log))
+    return lax.neg(log(_exponential(distance, log)))
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _exponential(distance: jax.Array, log: Log) -> jax.Array:
     """``-log(1 - U)`` of the uniform number with this ``signed_distance``."""
-    a = jnp.abs(distance)
+    a = lax.abs(distance)
     rest, added = _rounded_rest(a)
-    is_low = distance > 0
-    return jnp.where(is_low, added, 0) - log(jnp.where(is_low, rest, a))
+    is_low = lax.gt(distance, 0.0)
+    none = lax.full_like(added, 0)
+    return lax.sub(lax.select(is_low, added, none), log(lax.select(is_low, rest, a)))
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _logistic(distance: jax.Array, log: Log) -> jax.Array:
-    a = jnp.abs(distance)
+    a = lax.abs(distance)
     rest, added = _rounded_rest(a)
-    log_odds = log(a / rest) + added
-    return jnp.where(distance > 0, log_odds, -log_odds)
+    log_odds = lax.add(log(lax.div(a, rest)), added)
+    return lax.select(lax.gt(distance, 0.0), log_odds, lax.neg(log_odds))
 
 
 def _rounded_rest(a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -141,5 +140,5 @@ def _rounded_rest(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     The error is below a unit in the last place, at half the time of ``log1p`` beside ``log``.
     """
-    rest = 1 - a
-    return rest, a - (1 - rest)
+    rest = lax.sub(1.0, a)
+    return rest, lax.sub(a, lax.sub(1.0, rest))

@@ -76,12 +76,13 @@ def bits(
     if math.prod(shape) == 1:
         return words(key, _counts(shape, _positions(shape, sharding)))[0]
     axis = _halved_axis(shape)
-    half = jnp.uint32(-(-shape[axis] // 2))
+    half = np.uint32(-(-shape[axis] // 2))
     positions = _positions(shape, sharding)
-    is_second = positions[axis] >= half
-    positions[axis] = jnp.where(is_second, positions[axis] - half, positions[axis])
+    is_second = lax.ge(positions[axis], half)
+    from_half = lax.sub(positions[axis], half)
+    positions[axis] = lax.select(is_second, from_half, positions[axis])
     first, second = words(key, _counts(shape, positions))
-    return jnp.where(is_second, second, first)
+    return lax.select(is_second, second, first)
 
 
 def wide_bits(
@@ -155,7 +156,7 @@ def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[j
 
 def _counts(shape: tuple[int, ...], positions: list[jax.Array]) -> jax.Array:
     """The count of the block of each number, from its positions on the axes of ``shape``."""
-    count = jnp.zeros((), jnp.uint32)
-    for size, position in zip(shape, positions, strict=True):
-        count = count * jnp.uint32(size) + position
+    count, *others = positions
+    for size, position in zip(shape[1:], others, strict=True):
+        count = lax.add(lax.mul(count, np.uint32(size)), position)
     return count
