@@ -147,8 +147,8 @@ def scores_given(
     """
     scale = jnp.where(total == 0, 1, total / smallest)  # without a class, 0 / 0 in Gumbel-Rao
     scores = logits - log_of_normal(others * scale + jnp.exp(logits))
-    is_largest = (is_drawn | (scores > 0)) & ~jnp.isnan(scores)
-    return jnp.where(is_largest, 0, scores)
+    is_largest = (is_drawn | lax.gt(scores, 0.0)) & lax.eq(scores, scores)
+    return lax.select(is_largest, lax.full_like(scores, 0), scores)
 
 
 def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
@@ -170,10 +170,10 @@ def _drawn_by_blocks(key, logits, axis):
     inside = _inside(blocks, block, axis)
     inside = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
     position = first_argmax(inside, axis + 1)
-    index = jnp.where(block < 0, block, division.index(block, position))
-    total = jnp.sum(jnp.exp(log_mass), axis)
+    index = lax.select(lax.lt(block, 0), block, division.index(block, position))
+    total = lax.reduce_sum(lax.exp(log_mass), (axis,))
     index, largest = (jnp.squeeze(of_row, axis + 1) for of_row in (index, largest))
-    return index, ByBlocks(jnp.exp(-of_smallest), total, largest)
+    return index, ByBlocks(lax.exp(lax.neg(of_smallest)), total, largest)
 
 
 def _log_mass(blocks: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -189,22 +189,25 @@ def _log_mass(blocks: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     largest = lax.optimization_barrier(row_max(blocks, axis + 1))
     # A comparison of every class with infinity it would write and read again.
     most = jnp.finfo(blocks.dtype).max
-    shift, rest = jnp.clip(largest, -most, most), jnp.where(largest == jnp.inf, most, 0)
-    weights = jnp.exp(jnp.minimum(blocks - shift - rest, 0))
-    units = (weights * 2.0**30).astype(jnp.int32)
+    shift, none = lax.min(lax.max(largest, -most), most), lax.full_like(largest, 0)
+    rest = lax.select(lax.eq(largest, jnp.inf), lax.full_like(largest, most), none)
+    weights = lax.exp(lax.min(blocks - shift - rest, 0.0))
+    units = lax.mul(weights, 2.0**30).astype(jnp.int32)
+    high = lax.shift_right_arithmetic(units, 15)
     high, low, is_nan = lax.reduce(
-        (units >> 15, units & 0x7FFF, jnp.isnan(weights)),
+        (high, lax.bitwise_and(units, 0x7FFF), lax.ne(weights, weights)),
         (jnp.int32(0), jnp.int32(0), False),
         lambda one, other: (one[0] + other[0], one[1] + other[1], one[2] | other[2]),
         (axis + 1,),
     )
-    dtype = blocks.dtype
-    mass = jnp.expand_dims(high.astype(dtype) + low.astype(dtype) * 2.0**-15, axis + 1) * 2.0**-15
-    mass = jnp.where(mass == 0, 1, mass)
-    log_mass = jnp.where(largest == -jnp.inf, -jnp.inf, jnp.log(mass))
-    log_mass = jnp.where(jnp.expand_dims(is_nan, axis + 1), jnp.nan, log_mass)
+    high, low = (half.astype(blocks.dtype) for half in (high, low))
+    mass = lax.mul(lax.add(high, lax.mul(low, 2.0**-15)), 2.0**-15)
+    mass, is_nan = (jnp.expand_dims(of_block, axis + 1) for of_block in (mass, is_nan))
+    mass = lax.select(lax.eq(mass, 0.0), lax.full_like(mass, 1), mass)
+    log_mass = lax.select(lax.eq(largest, -jnp.inf), largest, lax.log(mass))
+    log_mass = lax.select(is_nan, lax.full_like(log_mass, jnp.nan), log_mass)
     of_row = row_max(largest, axis)
-    return perturbed(largest, None, axis, of_row) + log_mass, of_row
+    return lax.add(perturbed(largest, None, axis, of_row), log_mass), of_row
 
 
 def _inside(blocks: jax.Array, block: jax.Array, axis: int) -> jax.Array:
@@ -251,7 +254,11 @@ class Division:
     def index(self, block: jax.Array, position: jax.Array) -> jax.Array:
         """The index of a class from that of its block and its position inside."""
         filled_up = self.of_blocks * self.size - self.of_group
-        return block * self.size + position - block // self.of_blocks * filled_up
+        index = lax.add(lax.mul(block, self.size), position)
+        if not filled_up:
+            return index
+        # Rounded towards zero, which no index of a block is below.
+        return lax.sub(index, lax.mul(lax.div(block, self.of_blocks), filled_up))
 
 
 def _reshaped(array: jax.Array, axis: int, axes: int, sizes: tuple[int, ...]) -> jax.Array:

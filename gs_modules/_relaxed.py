@@ -59,11 +59,12 @@ def perturbed(
     Equal infinite logits share the mass. ``largest`` is the maximum of a row, if it is known.
     """
     largest = row_max(logits, axis) if largest is None else largest
-    shifted = logits - jnp.where(largest == -jnp.inf, 0, largest)
-    none = jnp.zeros_like(logits)  # and sharded as they are, which noise of rows is not
+    is_empty = lax.eq(largest, -jnp.inf)
+    shifted = logits - lax.select(is_empty, lax.full_like(largest, 0), largest)
+    none = lax.full_like(logits, 0)  # and sharded as they are, which noise of rows is not
     noise = none if noise is None else none + noise
     # With a select at the end, XLA on CPU makes the scores in one loop.
-    return jnp.where(logits == jnp.inf, noise, shifted + noise)
+    return lax.select(lax.eq(logits, jnp.inf), noise, lax.add(shifted, noise))
 
 
 def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
@@ -72,14 +73,16 @@ def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: i
     NaN where a score is, or where the temperature is not positive and there is a class.
     """
     # Converted from booleans, XLA on CPU would compute short rows number by number.
-    sample = jnp.where(is_at(index, logits, axis), jnp.ones((), logits.dtype), 0)
+    one, none = (lax.full_like(logits, value) for value in (1, 0))
+    sample = lax.select(is_at(index, logits, axis), one, none)
     return jnp.where(is_nan_row(index, temperature), jnp.nan, sample)
 
 
 def is_nan_row(index: jax.Array, temperature: jax.Array) -> jax.Array:
     """Where a hard sample is NaN; ``index`` is that of ``first_argmax``."""
     temperature = positive_or_nan(lax.stop_gradient(temperature))
-    return (index == -2) | (jnp.isnan(temperature) & (index >= 0))
+    is_wrong = lax.ne(temperature, temperature) & lax.ge(index, 0)
+    return lax.bitwise_or(lax.eq(index, -2), is_wrong)
 
 
 @jax.custom_jvp
@@ -104,7 +107,7 @@ def positive_or_nan(temperature: jax.Array) -> jax.Array:
     The sign is read off the bits: XLA on CPU flushes subnormal numbers to zero in a comparison.
     """
     signed = jnp.int64 if temperature.dtype == jnp.float64 else jnp.int32
-    is_positive = lax.bitcast_convert_type(temperature, signed) > 0
+    is_positive = lax.gt(lax.bitcast_convert_type(temperature, signed), 0)
     smallest = jnp.finfo(temperature.dtype).tiny
     # A factor, since a select would hide a wrong temperature from its own derivative.
     return jnp.clip(temperature, smallest, 1 / smallest) * jnp.where(is_positive, 1, jnp.nan)
@@ -133,18 +136,20 @@ def tempered_softmax(
     if largest_logit is None:
         largest_logit = row_max(logits, axis)
     # A wrong temperature makes a row NaN, but not one without a class.
-    is_empty = largest_logit == -jnp.inf
+    is_empty = lax.eq(largest_logit, -jnp.inf)
     inverse = jnp.where(is_empty, 1, 1 / positive_or_nan(temperature))
     info = jnp.finfo(scores.dtype)
-    largest = jnp.maximum(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
+    largest = lax.max(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
     if is_pair(scores, axis):
-        smallest = jnp.minimum(scores, jnp.flip(scores, axis))
-        smaller = jnp.exp((smallest - largest) * inverse)
-        return jnp.where(scores == largest, 1, smaller) / (1 + smaller)
+        smallest = lax.min(scores, lax.rev(scores, (axis,)))
+        smaller = lax.exp(lax.sub(smallest, largest) * inverse)
+        is_largest = lax.eq(scores, largest)
+        weight = lax.select(is_largest, lax.full_like(smaller, 1), smaller)
+        return lax.div(weight, lax.add(1.0, smaller))
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
     tempered = (scores - largest) * inverse
     weights = _exp_of_rows(tempered, temperature, axis)
-    return weights / (row_sum(weights, axis) + info.tiny)  # a sum is 0 or at least 1
+    return weights / lax.add(row_sum(weights, axis), info.tiny)  # a sum is 0 or at least 1
 
 
 def _exp_of_rows(array: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
@@ -153,10 +158,10 @@ def _exp_of_rows(array: jax.Array, temperature: jax.Array, axis: int) -> jax.Arr
     is_short = isinstance(classes, int) and classes <= most
     # Of temperatures of rows, devices that hold some each would have to agree upon one.
     if not is_short or temperature.shape:
-        return jnp.exp(array)
+        return lax.exp(array)
     word = lax.bitcast_convert_type(temperature.astype(jnp.float32), jnp.int32)
-    by_cpu = functools.partial(apart, jnp.exp, jnp.zeros_like, word)
-    return lax.platform_dependent(array, cpu=by_cpu, default=jnp.exp)
+    by_cpu = functools.partial(apart, lax.exp, jnp.zeros_like, word)
+    return lax.platform_dependent(array, cpu=by_cpu, default=lax.exp)
 
 
 @functools.partial(tempered_softmax.defjvp, symbolic_zeros=True)
@@ -188,19 +193,21 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
             and _jacobian.is_fused(relaxed, axis)
         ):
             return _jacobian.product(relaxed, scale, logits_tangent, dtype)
-        change = jnp.zeros_like(relaxed)
+        change = none = lax.full_like(relaxed, 0)
         if logits_tangent is not None:
-            change += logits_tangent.astype(relaxed.dtype) * scale
+            change = lax.add(change, logits_tangent.astype(relaxed.dtype) * scale)
         if temperature_tangent is not None:
-            log_relaxed = jnp.log(jnp.maximum(relaxed, jnp.finfo(relaxed.dtype).tiny))
-            change -= (temperature_tangent * scale) * log_relaxed
-        total = row_sum(jnp.where(relaxed == 0, 0, relaxed * change), axis)
+            log_relaxed = lax.log(lax.max(relaxed, jnp.finfo(relaxed.dtype).tiny))
+            change = lax.sub(change, (temperature_tangent * scale) * log_relaxed)
+        is_excluded = lax.eq(relaxed, 0.0)
+        total = row_sum(lax.select(is_excluded, none, lax.mul(relaxed, change)), axis)
         # This changes no number. Transposed, it keeps XLA on CPU from writing the total once for
         # each class; for two classes that is the faster, and nothing keeps it.
         if not (is_divided(relaxed, axis) or is_pair(relaxed, axis)):
             first = lax.slice_in_dim(relaxed, 0, 1, axis=axis)
-            total = jnp.where(jnp.isnan(first), 0, total)
-        return (scale * jnp.where(relaxed == 0, 0, relaxed * (change - total))).astype(dtype)
+            total = lax.select(lax.ne(first, first), lax.full_like(total, 0), total)
+        product = lax.mul(relaxed, change - total)
+        return (scale * lax.select(is_excluded, none, product)).astype(dtype)
 
     tangents = (logits_tangent, temperature_tangent)
     return tangent(relaxed, temperature, *map(none_if_zero, tangents))

@@ -25,15 +25,15 @@ def row_max(array: jax.Array, axis: int) -> jax.Array:
     the other way round. A NaN may be lost.
     """
     if is_pair(array, axis):
-        return jnp.maximum(array, jnp.flip(array, axis))
-    return jnp.max(array, axis, keepdims=True)
+        return lax.max(array, lax.rev(array, (axis,)))
+    return jnp.expand_dims(lax.reduce_max(array, (axis,)), axis)
 
 
 def row_sum(array: jax.Array, axis: int) -> jax.Array:
     """The sum of each row, as ``row_max`` gives the maximum."""
     if is_pair(array, axis):
-        return array + jnp.flip(array, axis)
-    return jnp.sum(array, axis, keepdims=True)
+        return lax.add(array, lax.rev(array, (axis,)))
+    return jnp.expand_dims(lax.reduce_sum(array, (axis,)), axis)
 
 
 def is_pair(array: jax.Array, axis: int) -> bool:
@@ -52,26 +52,27 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
             for function in (argmax_by_two_reductions, argmax_by_one_reduction)
         )
         return lax.platform_dependent(scores, cpu=by_cpu, default=otherwise)
-    other, position = jnp.flip(scores, axis), positions(scores, axis)
-    is_second = jnp.where(position == 0, other > scores, scores > other)
+    other, position = lax.rev(scores, (axis,)), positions(scores, axis)
+    is_second = lax.select(lax.eq(position, 0), lax.gt(other, scores), lax.gt(scores, other))
     index = jnp.where(row_max(scores, axis) == -jnp.inf, -1, is_second.astype(jnp.int32))
-    return jnp.where(jnp.isnan(scores) | jnp.isnan(other), -2, index)
+    return jnp.where(lax.ne(scores, scores) | lax.ne(other, other), -2, index)
 
 
 def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
     """``first_argmax`` as XLA on CPU computes it by vectors, which it does not one reduction."""
     largest = row_max(scores, axis)
-    largest = jnp.where(largest == -jnp.inf, jnp.inf, largest)  # which no score attains
+    unattained = lax.full_like(largest, jnp.inf)
+    largest = lax.select(lax.eq(largest, -jnp.inf), unattained, largest)
     classes = scores.shape[axis]
     position = positions(scores, axis)
     # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.
     if is_few(scores.shape) or (isinstance(classes, int) and 4 * SHORT <= classes < EXACT_FLOATS):
         position = position.astype(jnp.float32)
-    attained = jnp.where(scores == largest, position, classes)
+    attained = lax.select(scores == largest, position, lax.full_like(position, classes))
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
-    attained = jnp.where(jnp.isnan(scores), -2, attained)
-    first = jnp.min(attained, axis, keepdims=True).astype(jnp.int32)
-    return jnp.where(first == classes, -1, first)
+    attained = lax.select(lax.ne(scores, scores), lax.full_like(attained, -2), attained)
+    first = jnp.expand_dims(lax.reduce_min(attained, (axis,)), axis).astype(jnp.int32)
+    return lax.select(lax.eq(first, classes), lax.full_like(first, -1), first)
 
 
 def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
@@ -86,8 +87,10 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
 
     none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
     largest, index = lax.reduce((scores, positions(scores, axis)), none, better, (axis,))
-    index = jnp.where(largest == -jnp.inf, -1, index)  # a single class XLA does not reduce
-    return jnp.expand_dims(jnp.where(jnp.isnan(largest), -2, index), axis)
+    # A single class XLA does not reduce.
+    index = lax.select(lax.eq(largest, -jnp.inf), lax.full_like(index, -1), index)
+    index = lax.select(lax.ne(largest, largest), lax.full_like(index, -2), index)
+    return jnp.expand_dims(index, axis)
 
 
 def row_index(index: jax.Array, axis: int) -> jax.Array:
@@ -99,4 +102,4 @@ def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """Where the index stands, boolean; nowhere in a row without a class or with NaN."""
     # Of positions alone, every device of a mesh would hold the whole. Compared with themselves, the
     # logits change nothing (a row with NaN has no index) and the result is sharded as they are.
-    return (positions(logits, axis) == index) & (logits == logits)
+    return lax.bitwise_and(positions(logits, axis) == index, lax.eq(logits, logits))
