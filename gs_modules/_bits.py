@@ -24,8 +24,8 @@ CONFIG: Any = jax.config
 SQUARE_ROOT_OF_HALF = np.int32(0x3F3504F3)
 """As the bits of a float."""
 
-LOG_COEFFICIENTS = np.float32(
-    [
+LOG_COEFFICIENTS = np.array(
+    (
         -4.9999988079e-1,
         3.3333325386e-1,
         -2.5001582503e-1,
@@ -35,7 +35,8 @@ LOG_COEFFICIENTS = np.float32(
         -1.3242976367e-1,
         1.2904690206e-1,
         -7.6221086085e-2,
-    ]
+    ),
+    np.float32,
 )
 """Coefficients of ``(log(1 + f) - f) / f**2`` between the square roots of 1/2 and 2, in rising
 powers, fitted to the error of the logarithm: 5e-9 of it."""
