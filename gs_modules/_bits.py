@@ -164,7 +164,8 @@ def signed_distance(bits: jax.Array, dtype: DTypeLike) -> jax.Array:
     """
     width = jnp.iinfo(bits.dtype).bits
     signed = lax.bitcast_convert_type(bits, jnp.int64 if width == 64 else jnp.int32)
-    return lax.add(lax.mul(signed.astype(dtype), 2.0**-width), 2.0 ** -(width + 1))
+    unit, half = np.array((2.0**-width, 2.0 ** -(width + 1)), dtype)
+    return lax.add(lax.mul(signed.astype(dtype), unit), half)
 
 
 def log_of_normal(x: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gs_modules import _threefry
@@ -25,7 +26,7 @@ from gs_modules._noise import (
     gumbel_noise_of_rows,
 )
 from gs_modules._relaxed import one_hot, perturbed, softmax_tangent, tempered_softmax
-from gs_modules._rows import first_argmax, is_at, row_max
+from gs_modules._rows import first_argmax, is_at, is_infinite, row_max
 from gs_modules._sharding import is_divided, sharding_with
 
 MANY = 1000
@@ -147,8 +148,9 @@ def scores_given(
     """
     scale = jnp.where(total == 0, 1, total / smallest)  # without a class, 0 / 0 in Gumbel-Rao
     scores = logits - log_of_normal(others * scale + jnp.exp(logits))
-    is_largest = (is_drawn | lax.gt(scores, 0.0)) & lax.eq(scores, scores)
-    return lax.select(is_largest, lax.full_like(scores, 0), scores)
+    none = lax.full_like(scores, 0)
+    is_largest = (is_drawn | lax.gt(scores, none)) & lax.eq(scores, scores)
+    return lax.select(is_largest, none, scores)
 
 
 def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
@@ -170,7 +172,7 @@ def _drawn_by_blocks(key, logits, axis):
     inside = _inside(blocks, block, axis)
     inside = perturbed(inside, jnp.expand_dims(of_classes, axis), axis + 1)
     position = first_argmax(inside, axis + 1)
-    index = lax.select(lax.lt(block, 0), block, division.index(block, position))
+    index = lax.select(lax.lt(block, np.int32(0)), block, division.index(block, position))
     total = lax.reduce_sum(lax.exp(log_mass), (axis,))
     index, largest = (jnp.squeeze(of_row, axis + 1) for of_row in (index, largest))
     return index, ByBlocks(lax.exp(lax.neg(of_smallest)), total, largest)
@@ -188,23 +190,25 @@ def _log_mass(blocks: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     # XLA on a GPU would read every class again for the maximum of these, which is that of the row.
     largest = lax.optimization_barrier(row_max(blocks, axis + 1))
     # A comparison of every class with infinity it would write and read again.
-    most = jnp.finfo(blocks.dtype).max
+    number = blocks.dtype.type
+    most, fraction = jnp.finfo(blocks.dtype).max, number(2.0**-15)
     shift, none = lax.min(lax.max(largest, -most), most), lax.full_like(largest, 0)
-    rest = lax.select(lax.eq(largest, jnp.inf), lax.full_like(largest, most), none)
-    weights = lax.exp(lax.min(blocks - shift - rest, 0.0))
-    units = lax.mul(weights, 2.0**30).astype(jnp.int32)
-    high = lax.shift_right_arithmetic(units, 15)
+    rest = lax.select(is_infinite(largest, 1), lax.full_like(largest, most), none)
+    weights = lax.exp(lax.min(blocks - shift - rest, number(0)))
+    units = lax.mul(weights, number(2.0**30)).astype(jnp.int32)
+    high = lax.shift_right_arithmetic(units, np.int32(15))
+    low = lax.bitwise_and(units, np.int32(0x7FFF))
     high, low, is_nan = lax.reduce(
-        (high, lax.bitwise_and(units, 0x7FFF), lax.ne(weights, weights)),
+        (high, low, lax.ne(weights, weights)),
         (jnp.int32(0), jnp.int32(0), False),
         lambda one, other: (one[0] + other[0], one[1] + other[1], one[2] | other[2]),
         (axis + 1,),
     )
     high, low = (half.astype(blocks.dtype) for half in (high, low))
-    mass = lax.mul(lax.add(high, lax.mul(low, 2.0**-15)), 2.0**-15)
+    mass = lax.mul(lax.add(high, lax.mul(low, fraction)), fraction)
     mass, is_nan = (jnp.expand_dims(of_block, axis + 1) for of_block in (mass, is_nan))
-    mass = lax.select(lax.eq(mass, 0.0), lax.full_like(mass, 1), mass)
-    log_mass = lax.select(lax.eq(largest, -jnp.inf), largest, lax.log(mass))
+    mass = lax.select(lax.eq(mass, number(0)), lax.full_like(mass, 1), mass)
+    log_mass = lax.select(is_infinite(largest, -1), largest, lax.log(mass))
     log_mass = lax.select(is_nan, lax.full_like(log_mass, jnp.nan), log_mass)
     of_row = row_max(largest, axis)
     return lax.add(perturbed(largest, None, axis, of_row), log_mass), of_row
@@ -254,11 +258,12 @@ class Division:
     def index(self, block: jax.Array, position: jax.Array) -> jax.Array:
         """The index of a class from that of its block and its position inside."""
         filled_up = self.of_blocks * self.size - self.of_group
-        index = lax.add(lax.mul(block, self.size), position)
+        index = lax.add(lax.mul(block, np.int32(self.size)), position)
         if not filled_up:
             return index
         # Rounded towards zero, which no index of a block is below.
-        return lax.sub(index, lax.mul(lax.div(block, self.of_blocks), filled_up))
+        group = lax.div(block, np.int32(self.of_blocks))
+        return lax.sub(index, lax.mul(group, np.int32(filled_up)))
 
 
 def _reshaped(array: jax.Array, axis: int, axes: int, sizes: tuple[int, ...]) -> jax.Array:

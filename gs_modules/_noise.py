@@ -123,8 +123,8 @@ def _exponential(distance: jax.Array, log: Log) -> jax.Array:
     """``-log(1 - U)`` of the uniform number with this ``signed_distance``."""
     a = lax.abs(distance)
     rest, added = _rounded_rest(a)
-    is_low = lax.gt(distance, 0.0)
     none = lax.full_like(added, 0)
+    is_low = lax.gt(distance, none)
     return lax.sub(lax.select(is_low, added, none), log(lax.select(is_low, rest, a)))
 
 
@@ -132,7 +132,8 @@ def _logistic(distance: jax.Array, log: Log) -> jax.Array:
     a = lax.abs(distance)
     rest, added = _rounded_rest(a)
     log_odds = lax.add(log(lax.div(a, rest)), added)
-    return lax.select(lax.gt(distance, 0.0), log_odds, lax.neg(log_odds))
+    is_low = lax.gt(distance, lax.full_like(distance, 0))
+    return lax.select(is_low, log_odds, lax.neg(log_odds))
 
 
 def _rounded_rest(a: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -140,5 +141,6 @@ def _rounded_rest(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     The error is below a unit in the last place, at half the time of ``log1p`` beside ``log``.
     """
-    rest = lax.sub(1.0, a)
-    return rest, lax.sub(a, lax.sub(1.0, rest))
+    one = lax.full_like(a, 1)
+    rest = lax.sub(one, a)
+    return rest, lax.sub(a, lax.sub(one, rest))

@@ -12,11 +12,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gs_modules import _jacobian
 from gs_modules._loops import apart, is_few
-from gs_modules._rows import SHORT, is_at, is_pair, row_max, row_sum
+from gs_modules._rows import SHORT, is_at, is_infinite, is_pair, row_max, row_sum
 from gs_modules._sharding import is_divided
 
 
@@ -59,12 +60,12 @@ def perturbed(
     Equal infinite logits share the mass. ``largest`` is the maximum of a row, if it is known.
     """
     largest = row_max(logits, axis) if largest is None else largest
-    is_empty = lax.eq(largest, -jnp.inf)
-    shifted = logits - lax.select(is_empty, lax.full_like(largest, 0), largest)
+    finite = lax.select(is_infinite(largest, -1), lax.full_like(largest, 0), largest)
+    shifted = logits - finite
     none = lax.full_like(logits, 0)  # and sharded as they are, which noise of rows is not
     noise = none if noise is None else none + noise
     # With a select at the end, XLA on CPU makes the scores in one loop.
-    return lax.select(lax.eq(logits, jnp.inf), noise, lax.add(shifted, noise))
+    return lax.select(is_infinite(logits, 1), noise, lax.add(shifted, noise))
 
 
 def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: int) -> jax.Array:
@@ -81,8 +82,8 @@ def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: i
 def is_nan_row(index: jax.Array, temperature: jax.Array) -> jax.Array:
     """Where a hard sample is NaN; ``index`` is that of ``first_argmax``."""
     temperature = positive_or_nan(lax.stop_gradient(temperature))
-    is_wrong = lax.ne(temperature, temperature) & lax.ge(index, 0)
-    return lax.bitwise_or(lax.eq(index, -2), is_wrong)
+    is_wrong = lax.ne(temperature, temperature) & lax.ge(index, np.int32(0))
+    return lax.bitwise_or(lax.eq(index, np.int32(-2)), is_wrong)
 
 
 @jax.custom_jvp
@@ -107,7 +108,7 @@ def positive_or_nan(temperature: jax.Array) -> jax.Array:
     The sign is read off the bits: XLA on CPU flushes subnormal numbers to zero in a comparison.
     """
     signed = jnp.int64 if temperature.dtype == jnp.float64 else jnp.int32
-    is_positive = lax.gt(lax.bitcast_convert_type(temperature, signed), 0)
+    is_positive = lax.bitcast_convert_type(temperature, signed) > 0
     smallest = jnp.finfo(temperature.dtype).tiny
     # A factor, since a select would hide a wrong temperature from its own derivative.
     return jnp.clip(temperature, smallest, 1 / smallest) * jnp.where(is_positive, 1, jnp.nan)
@@ -136,7 +137,7 @@ def tempered_softmax(
     if largest_logit is None:
         largest_logit = row_max(logits, axis)
     # A wrong temperature makes a row NaN, but not one without a class.
-    is_empty = lax.eq(largest_logit, -jnp.inf)
+    is_empty = is_infinite(largest_logit, -1)
     inverse = jnp.where(is_empty, 1, 1 / positive_or_nan(temperature))
     info = jnp.finfo(scores.dtype)
     largest = lax.max(row_max(scores, axis), info.min)  # -inf - -inf would be NaN
@@ -145,7 +146,7 @@ def tempered_softmax(
         smaller = lax.exp(lax.sub(smallest, largest) * inverse)
         is_largest = lax.eq(scores, largest)
         weight = lax.select(is_largest, lax.full_like(smaller, 1), smaller)
-        return lax.div(weight, lax.add(1.0, smaller))
+        return lax.div(weight, lax.add(lax.full_like(smaller, 1), smaller))
     # Without a select from here on, XLA on CPU makes one loop of a library of it.
     tempered = (scores - largest) * inverse
     weights = _exp_of_rows(tempered, temperature, axis)
@@ -199,7 +200,7 @@ def softmax_tangent(relaxed, temperature, logits_tangent, temperature_tangent, a
         if temperature_tangent is not None:
             log_relaxed = lax.log(lax.max(relaxed, jnp.finfo(relaxed.dtype).tiny))
             change = lax.sub(change, (temperature_tangent * scale) * log_relaxed)
-        is_excluded = lax.eq(relaxed, 0.0)
+        is_excluded = lax.eq(relaxed, none)
         total = row_sum(lax.select(is_excluded, none, lax.mul(relaxed, change)), axis)
         # This changes no number. Transposed, it keeps XLA on CPU from writing the total once for
         # each class; for two classes that is the faster, and nothing keeps it.

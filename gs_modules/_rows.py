@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from gs_modules._loops import is_few
@@ -36,6 +37,11 @@ def row_sum(array: jax.Array, axis: int) -> jax.Array:
     return jnp.expand_dims(lax.reduce_sum(array, (axis,)), axis)
 
 
+def is_infinite(array: jax.Array, sign: int) -> jax.Array:
+    """Where ``array`` is ``inf``, or ``-inf``."""
+    return lax.eq(array, array.dtype.type(sign * jnp.inf))
+
+
 def is_pair(array: jax.Array, axis: int) -> bool:
     return array.shape[axis] == 2 and not is_divided(array, axis)
 
@@ -53,7 +59,9 @@ def first_argmax(scores: jax.Array, axis: int) -> jax.Array:
         )
         return lax.platform_dependent(scores, cpu=by_cpu, default=otherwise)
     other, position = lax.rev(scores, (axis,)), positions(scores, axis)
-    is_second = lax.select(lax.eq(position, 0), lax.gt(other, scores), lax.gt(scores, other))
+    is_second = lax.select(
+        lax.eq(position, np.int32(0)), lax.gt(other, scores), lax.gt(scores, other)
+    )
     index = jnp.where(row_max(scores, axis) == -jnp.inf, -1, is_second.astype(jnp.int32))
     return jnp.where(lax.ne(scores, scores) | lax.ne(other, other), -2, index)
 
@@ -62,7 +70,7 @@ def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
     """``first_argmax`` as XLA on CPU computes it by vectors, which it does not one reduction."""
     largest = row_max(scores, axis)
     unattained = lax.full_like(largest, jnp.inf)
-    largest = lax.select(lax.eq(largest, -jnp.inf), unattained, largest)
+    largest = lax.select(is_infinite(largest, -1), unattained, largest)
     classes = scores.shape[axis]
     position = positions(scores, axis)
     # XLA on CPU has a library for the minimum of floats. Many rows of few classes it makes slower.
@@ -72,7 +80,7 @@ def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = lax.select(lax.ne(scores, scores), lax.full_like(attained, -2), attained)
     first = jnp.expand_dims(lax.reduce_min(attained, (axis,)), axis).astype(jnp.int32)
-    return lax.select(lax.eq(first, classes), lax.full_like(first, -1), first)
+    return lax.select(lax.eq(first, np.int32(classes)), lax.full_like(first, -1), first)
 
 
 def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
@@ -88,7 +96,7 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
     none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
     largest, index = lax.reduce((scores, positions(scores, axis)), none, better, (axis,))
     # A single class XLA does not reduce.
-    index = lax.select(lax.eq(largest, -jnp.inf), lax.full_like(index, -1), index)
+    index = lax.select(is_infinite(largest, -1), lax.full_like(index, -1), index)
     index = lax.select(lax.ne(largest, largest), lax.full_like(index, -2), index)
     return jnp.expand_dims(index, axis)
 
