@@ -80,7 +80,7 @@ def argmax_by_two_reductions(scores: jax.Array, axis: int) -> jax.Array:
     # A maximum of floats may lose a NaN: on CPU over some hundreds, anywhere in an all-reduce.
     attained = lax.select(lax.ne(scores, scores), lax.full_like(attained, -2), attained)
     first = jnp.expand_dims(lax.reduce_min(attained, (axis,)), axis).astype(jnp.int32)
-    return lax.select(lax.eq(first, np.int32(classes)), lax.full_like(first, -1), first)
+    return lax.select(lax.eq(first, lax.full_like(first, classes)), lax.full_like(first, -1), first)
 
 
 def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:

@@ -156,7 +156,7 @@ def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[j
 
 def _counts(shape: tuple[int, ...], positions: list[jax.Array]) -> jax.Array:
     """The count of the block of each number, from its positions on the axes of ``shape``."""
-    count, *others = positions
-    for size, position in zip(shape[1:], others, strict=True):
+    count = jnp.zeros((), jnp.uint32)
+    for size, position in zip(shape, positions, strict=True):
         count = lax.add(lax.mul(count, np.uint32(size)), position)
     return count
