@@ -173,7 +173,6 @@ def log_of_normal(x: jax.Array) -> jax.Array:
 
     That of XLA also knows zero, infinity and subnormal numbers, and fills fewer vectors on CPU. Its
     steps are few, one after the other; a sum by powers of three takes fewer than Horner's.
-    Operations of lax are traced in a fifth of the time of operators.
     """
     if x.dtype != jnp.float32:
         return jnp.log(x)
