@@ -5,6 +5,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -344,6 +345,34 @@ def test_on_a_cpu_beside_a_gpu_xla_draws(monkeypatch):
     jax.clear_caches()
     monkeypatch.undo()
     np.testing.assert_array_equal(index, gs.gumbel_max(KEY, logits))
+    jax.clear_caches()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jax 0.11 deprecates Pallas for Triton
+@pytest.mark.parametrize(
+    ("impl", "classes", "kernels"),
+    [
+        ("threefry2x32", 13, 4),
+        ("threefry2x32", 1000, 4),
+        ("threefry2x32", 2**14 + 1, 0),
+        ("rbg", 13, 4),
+        ("rbg", 1000, 4),
+        ("rbg", 2**14 + 1, 3),  # the derivative is XLA's
+    ],
+)
+def test_triton_has_all_that_kernels_compute_by(impl, classes, kernels, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+    @jax.jit
+    def samples(key, logits):
+        soft, pull_back = jax.vjp(lambda logits: gs.gumbel_softmax(key, logits), logits)
+        hard = gs.gumbel_softmax(key, logits, hard=True)
+        return hard, gs.gumbel_max(key, logits), pull_back(soft)
+
+    traced = samples.trace(jax.random.key(0, impl=impl), jnp.zeros((4, classes)))
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(re.findall("custom_call @__gpu.xla.gpu.triton", text)) == kernels
     jax.clear_caches()
 
 
