@@ -353,10 +353,7 @@ def test_on_a_cpu_beside_a_gpu_xla_draws(monkeypatch):
     ("impl", "classes", "kernels"),
     [
         ("threefry2x32", 13, 4),
-        ("threefry2x32", 1000, 4),
-        ("threefry2x32", 2**14 + 1, 0),
         ("rbg", 13, 4),
-        ("rbg", 1000, 4),
         ("rbg", 2**14 + 1, 3),  # the derivative is XLA's
     ],
 )
