@@ -259,9 +259,6 @@ class Division:
         """The index of a class from that of its block and its position inside."""
         filled_up = self.of_blocks * self.size - self.of_group
         index = lax.add(lax.mul(block, np.int32(self.size)), position)
-        if not filled_up:
-            return index
-        # Rounded towards zero, which no index of a block is below.
         group = lax.div(block, np.int32(self.of_blocks))
         return lax.sub(index, lax.mul(group, np.int32(filled_up)))
 
