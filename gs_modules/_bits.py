@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from gs_modules import _threefry
-from gs_modules._loops import PARTS, apart, in_place, is_few, unknown_zero
+from gs_modules._loops import apart, in_place, is_few, unknown_zero
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
@@ -55,9 +55,9 @@ def drawn(
 ) -> jax.Array:
     """``of_uniform(signed_distance, log)`` of a uniform number each: of 32 bits, 64 for float64.
 
-    ``log`` is a logarithm. On CPU the result is an array of its own: fused into a reduction of its
-    rows, as XLA would, it is computed number by number, not vector by vector, and once for each of
-    its uses.
+    ``log`` is a logarithm of normal numbers. On CPU the result is an array of its own: fused into a
+    reduction of its rows, as XLA would, it is computed number by number, not vector by vector, and
+    once for each of its uses.
     """
     is_wide = dtype == jnp.float64
     if not _threefry.is_threefry(key) or math.prod(shape) > _threefry.BLOCKS:
@@ -97,29 +97,24 @@ def drawn(
 def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
     """Both numbers of each block, as one complex number."""
 
-    def distances(key):
-        return lax.complex(*(signed_distance(bits, jnp.float32) for bits in halves.words(key)))
+    def numbers(key):
+        return _of_words(of_uniform, halves.words(key))
 
-    of_keys = keys.shape[:-1]
-    result = jax.ShapeDtypeStruct((*of_keys, *halves.in_twos), jnp.complex64)
-    pairs = _apart_of_keys(_of_each(distances, keys), keys, result)
-    pairs = pairs.reshape(*of_keys, *halves.merged)
-    noises = functools.partial(_of_parts, of_uniform)
-    return apart(noises, lambda pairs: pairs, _word(keys), pairs)
+    result = jax.ShapeDtypeStruct((*keys.shape[:-1], *halves.merged), jnp.complex64)
+    return _apart_of_keys(_of_each(numbers, keys), keys, result)
 
 
 def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
     """As ``_pairs``, in one thread and without a condition."""
 
     def of_key(key):
-        def distances(i, _):
+        def numbers(i, _):
             # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in seven others.
             words = halves.words_of_part(key ^ (i >> 31).astype(jnp.uint32), i)
-            return lax.complex(*(signed_distance(bits, jnp.float32) for bits in words))
+            return _of_words(of_uniform, words)
 
         zero = (key[0] * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
-        pairs = in_place(distances, lax.broadcast(zero, halves.parts)).reshape(PARTS, -1)
-        pairs = in_place(lambda _, part: _of_parts(of_uniform, part), pairs)
+        pairs = in_place(numbers, lax.broadcast(zero, halves.parts))
         # Were its start known, devices that divide the rows would divide the loops, and gather.
         start = unknown_zero(key[1]).astype(jnp.int32)
         return lax.dynamic_slice_in_dim(pairs.reshape(-1), start, math.prod(halves.half))
@@ -127,9 +122,9 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
     return _of_each(of_key, keys)(keys)
 
 
-def _of_parts(of_uniform: OfUniform, distances: jax.Array) -> jax.Array:
-    parts = lax.real(distances), lax.imag(distances)
-    return lax.complex(*(of_uniform(part, log_of_normal) for part in parts))
+def _of_words(of_uniform: OfUniform, words: tuple[jax.Array, jax.Array]) -> jax.Array:
+    distances = (signed_distance(bits, jnp.float32) for bits in words)
+    return lax.complex(*(of_uniform(distance, log_of_normal) for distance in distances))
 
 
 def _of_each(function: Callable, keys: jax.Array) -> Callable:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from jax import lax
 
 FEW = 2**15
@@ -14,10 +15,22 @@ FEW = 2**15
 PARTS = 2
 """How many parts an array of few numbers has. Not 1: a loop over the whole is dealt out."""
 
+MOST_BYTES = 2**16
+"""A program holds ``last_bytes`` of at most so many positions."""
+
 
 def is_few(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape has few numbers; False where a size is a symbol."""
     return all(isinstance(size, int) for size in shape) and math.prod(shape) <= FEW
+
+
+def last_bytes(size: int) -> np.ndarray:
+    """The last byte of each position, for loops on CPU with an exponential or logarithm of XLA.
+
+    If such a loop reads a byte for each number, LLVM considers vectors of 512 bits too, where there
+    are such, and not only the 256 that XLA prefers: it then takes half of the time.
+    """
+    return np.arange(size).astype(np.uint8)
 
 
 def unknown_zero(word: jax.Array) -> jax.Array:

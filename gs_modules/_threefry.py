@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from gs_modules._loops import PARTS
+from gs_modules._loops import MOST_BYTES, PARTS, last_bytes, unknown_zero
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """The rotations of threefry2x32-20; Salmon et al. (2011), "Parallel random numbers"."""
@@ -29,6 +29,9 @@ OTHER = 0x9E3779B9
 
 SHORT_AXIS = 128
 """The last axis is merged with the one before while it has fewer numbers."""
+
+VECTOR = 16
+"""Numbers of 32 bits in the longest vectors."""
 
 
 def is_threefry(key: jax.Array) -> bool:
@@ -101,31 +104,28 @@ class Halves:
         axis = _halved_axis(shape)
         self.size = shape[axis]
         self.half = (-(-self.size // 2), *shape[axis + 1 :])
-        # The words of an array do not depend on its axes, but a short last one leaves vectors idle.
-        self.merged = self.half
-        while len(self.merged) > 1 and self.merged[-1] < SHORT_AXIS:
-            self.merged = (*self.merged[:-2], self.merged[-2] * self.merged[-1])
-        *rows, last = self.merged
-        self.in_twos = self.merged if last % 2 else (*rows, last // 2, 2)
+        # The words of an array do not depend on its axes, but a last one that is short or leaves a
+        # rest of a vector leaves vectors idle.
+        *rows, last = self.half
+        while rows and (last < SHORT_AXIS or (last < 4 * SHORT_AXIS and last % VECTOR)):
+            last *= rows.pop()
+        divisor = math.gcd(last, MOST_BYTES)
+        is_cut = last > MOST_BYTES and divisor >= SHORT_AXIS
+        self.merged = (*rows, last // divisor, divisor) if is_cut else (*rows, last)
 
     def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both words of every block, each an array of the shape ``in_twos``.
-
-        A block is a chain of 100 cycles, which leaves units of the processor idle; XLA interleaves
-        those of the two.
-        """
-        return words(key, _counts(self.in_twos, _positions(self.in_twos, None)))
+        """Both words of every block, each an array of the shape ``merged``."""
+        return words(key, _counts(self.merged, _positions_by_bytes(self.merged, key[1])))
 
     @property
-    def parts(self) -> tuple[int, int, int]:
-        """The shape of all blocks, and at least one more, as parts of pairs."""
-        return PARTS, math.prod(self.half) // (2 * PARTS) + 1, 2
+    def parts(self) -> tuple[int, int]:
+        """The shape of all blocks, and at least one more, as parts."""
+        return PARTS, math.prod(self.half) // PARTS + 1
 
     def words_of_part(self, key: jax.Array, part: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The words of one of the ``parts``, each array ``[1, n, 2]``."""
-        shape = 1, *self.parts[1:]
-        positions = [part.astype(jnp.uint32), *_positions(shape, None)[1:]]
-        return words(key, _counts(shape, positions))
+        """The words of one of the ``parts``, each array ``[1, n]``."""
+        _, positions = _positions_by_bytes((1, self.parts[1]), key[1])
+        return words(key, _counts((1, self.parts[1]), [part.astype(jnp.uint32), positions]))
 
     def joined(self, pairs: jax.Array) -> jax.Array:
         """The first numbers of the pairs, which are real parts, and then the second numbers."""
@@ -152,6 +152,17 @@ def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[j
         lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
         for axis in range(len(shape))
     ]
+
+
+def _positions_by_bytes(shape: tuple[int, ...], word: jax.Array) -> list[jax.Array]:
+    """``_positions``, of whose last axis the ``last_bytes`` are read and not computed."""
+    *positions, last = _positions(shape, None)
+    if shape[-1] > MOST_BYTES:
+        return [*positions, last]
+    # Were they all known, XLA would read numbers of 32 bits.
+    read = lax.bitwise_xor(last_bytes(shape[-1]), unknown_zero(word).astype(jnp.uint8))
+    read = lax.broadcast_in_dim(read, shape, (len(shape) - 1,)).astype(jnp.uint32)
+    return [*positions, lax.bitwise_or(lax.bitwise_and(last, np.uint32(0xFFFFFF00)), read)]
 
 
 def _counts(shape: tuple[int, ...], positions: list[jax.Array]) -> jax.Array:
