@@ -20,6 +20,7 @@ from jax import lax
 from gs_modules import _threefry
 from gs_modules._bits import log_of_normal
 from gs_modules._gpu import draws_philox
+from gs_modules._loops import MOST_BYTES, last_bytes
 from gs_modules._noise import (
     class_noise_like,
     exponential_noise_like,
@@ -27,7 +28,7 @@ from gs_modules._noise import (
 )
 from gs_modules._relaxed import one_hot, perturbed, softmax_tangent, tempered_softmax
 from gs_modules._rows import first_argmax, is_at, is_infinite, row_max
-from gs_modules._sharding import is_divided, sharding_with
+from gs_modules._sharding import explicit_sharding, is_divided, sharding_with
 
 MANY = 1000
 """Classes up to which a hard sample attains the maximum of the soft one of the same key."""
@@ -76,7 +77,13 @@ def scores(
     logits = lax.stop_gradient(logits)
     others = exponential_noise_like(key_of_others(key), logits)
     from_largest = perturbed(logits, None, axis, largest)
-    return scores_given(is_at(index, logits, axis), smallest, others, from_largest, total)
+    is_drawn = is_at(index, logits, axis)
+    if logits.shape[axis] <= MOST_BYTES:
+        sharding = explicit_sharding(logits)
+        read = last_bytes(logits.shape[axis])
+        read = lax.broadcast_in_dim(read, logits.shape, (axis,), out_sharding=sharding)
+        is_drawn = is_drawn & (read == index.astype(jnp.uint8))
+    return scores_given(is_drawn, smallest, others, from_largest, total)
 
 
 def relaxed_by_draw(
