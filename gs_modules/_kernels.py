@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gs_modules._sharding import has_one_device
+
 LARGEST_SIZE = 2**31 - 2**15
 """Kernels count in int32, and to the end of a step."""
 
@@ -38,8 +40,7 @@ def serve(array: jax.Array, axis: int) -> bool:
     return (
         jax.default_backend() == "gpu"
         and fused() is not None
-        and jax.device_count() == 1
-        and jax.sharding.get_abstract_mesh().empty
+        and has_one_device()
         and array.dtype != jnp.float64
         and axis == array.ndim - 1
         and 2 < array.shape[axis] <= MOST_CLASSES

@@ -15,7 +15,7 @@ FEW = 2**15
 PARTS = 2
 """How many parts an array of few numbers has. Not 1: a loop over the whole is dealt out."""
 
-MOST_BYTES = 2**16
+MOST_BYTES = 2**17
 """A program holds ``last_bytes`` of at most so many positions."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from gs_modules._loops import is_few
-from gs_modules._sharding import is_divided, positions
+from gs_modules._sharding import has_one_device, is_divided, positions
 
 SHORT = 16
 """Classes that fill one vector of numbers."""
@@ -108,6 +108,9 @@ def row_index(index: jax.Array, axis: int) -> jax.Array:
 
 def is_at(index: jax.Array, logits: jax.Array, axis: int) -> jax.Array:
     """Where the index stands, boolean; nowhere in a row without a class or with NaN."""
+    stands = positions(logits, axis) == index
+    if has_one_device():
+        return stands
     # Of positions alone, every device of a mesh would hold the whole. Compared with themselves, the
     # logits change nothing (a row with NaN has no index) and the result is sharded as they are.
-    return lax.bitwise_and(positions(logits, axis) == index, lax.eq(logits, logits))
+    return lax.bitwise_and(stands, lax.eq(logits, logits))

@@ -27,6 +27,11 @@ def sharding_with(
     return sharding.update(spec=PartitionSpec(*spec_of(tuple(sharding.spec))))
 
 
+def has_one_device() -> bool:
+    """Whether there is one device alone, which holds every array whole."""
+    return jax.device_count() == 1 and jax.sharding.get_abstract_mesh().empty
+
+
 def is_divided(array: jax.Array, axis: int) -> bool:
     """Whether devices of an explicit mesh divide this axis: nothing is sliced or gathered on it."""
     sharding = explicit_sharding(array)

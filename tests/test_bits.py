@@ -1,6 +1,7 @@
 """Random bits against jax's own threefry, word by word, and what keeps the drawn array apart."""
 
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from gs_modules import gumbel_noise
 from gs_modules._bits import drawn, log_of_normal
 from gs_modules._loops import FEW
 from gs_modules._threefry import OTHER, other_key
@@ -130,6 +132,16 @@ def test_what_is_drawn_stays_apart_from_what_reduces_it_also_under_vmap(rows, ke
         # One thread does what is few; XLA tells of any other loop among how many it is dealt.
         is_dealt_out = 'outer_dimension_partitions":["' in program
         assert is_dealt_out == (rows > 8 and THREADS > 1)
+
+
+@pytest.mark.parametrize("rows", [8, FEW // 16])
+def test_the_loop_with_the_logarithm_reads_a_byte_for_each_block(rows):
+    """Were the constant folded into numbers of 32 bits, LLVM would take vectors half as long."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        draw = jax.jit(lambda key: gumbel_noise(key, (rows, 170)))
+        program = str(draw.lower(KEY).compile().as_text())
+    loops = re.split(r"\n}\n", program)
+    assert [loop for loop in loops if " log(" in loop and re.search(r"param\S* = u8\[", loop)]
 
 
 def test_each_shard_of_a_shard_map_draws_by_its_own_key():
