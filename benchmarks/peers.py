@@ -3,15 +3,16 @@
     python benchmarks/peers.py --torch-python PYTHON_WITH_TORCH --peers-python PYTHON_WITH_PEERS
 
 Every peer is a worker process of its own (`peer_worker.py`); for each cell, the workers that know
-it are called in turn, round after round, so that the noise of a shared machine meets all alike.
-Where the arrays of a process happen to lie can double its times, so several sets of workers do all
-of it. Prints a table and writes `benchmarks/results/peers.json`, the median milliseconds of a call,
-the time of each peer by ours, the megabytes of temporaries and the seconds of compilation, and
-`docs/images/peers.png`. Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a
-hard sample times the table, or its row where a peer draws an index; over keys, a program of jax is
-mapped over 8 keys and as many parts of the logits. `ours` and `textbook` need this library alone,
-`torch` needs torch, the others tensorflow-probability, distrax and numpyro with a jax on which they
-import; a peer whose packages are missing is left out, by name.
+it are called in turn, round after round, so that the noise of a shared machine meets all alike. The
+first call of a turn is not counted, since the others have emptied the caches. Where the arrays of a
+process happen to lie can double its times, so several sets of workers do all of it. Prints a table
+and writes `benchmarks/results/peers.json`, the median milliseconds of a call, the time of each peer
+by ours, the megabytes of temporaries and the seconds of compilation, and `docs/images/peers.png`.
+Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a hard sample times the table,
+or its row where a peer draws an index; over keys, a program of jax is mapped over 8 keys and as
+many parts of the logits. `ours` and `textbook` need this library alone, `torch` needs torch, the
+others tensorflow-probability, distrax and numpyro with a jax on which they import; a peer whose
+packages are missing is left out, by name.
 
 * textbook: uniform, two logarithms with an epsilon, softmax, `stop_gradient(one_hot - y) + y`.
 * categorical: `jax.random.categorical` and a one-hot of it; of hard samples forward alone.
