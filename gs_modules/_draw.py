@@ -77,13 +77,17 @@ def scores(
     logits = lax.stop_gradient(logits)
     others = exponential_noise_like(key_of_others(key), logits)
     from_largest = perturbed(logits, None, axis, largest)
-    is_drawn = is_at(index, logits, axis)
-    if logits.shape[axis] <= MOST_BYTES:
-        sharding = explicit_sharding(logits)
-        read = last_bytes(logits.shape[axis])
-        read = lax.broadcast_in_dim(read, logits.shape, (axis,), out_sharding=sharding)
-        is_drawn = is_drawn & (read == index.astype(jnp.uint8))
-    return scores_given(is_drawn, smallest, others, from_largest, total)
+    return scores_given(_is_drawn(index, logits, axis), smallest, others, from_largest, total)
+
+
+def _is_drawn(index, logits, axis):
+    """``is_at``, with a byte of each class compared as well: for the exponential beside it."""
+    classes = logits.shape[axis]
+    if classes > MOST_BYTES:
+        return is_at(index, logits, axis)
+    sharding = explicit_sharding(logits)
+    byte = lax.broadcast_in_dim(last_bytes(classes), logits.shape, (axis,), out_sharding=sharding)
+    return is_at(index, logits, axis) & (byte == index.astype(jnp.uint8))
 
 
 def relaxed_by_draw(
