@@ -81,7 +81,7 @@ def scores(
 
 
 def _is_drawn(index, logits, axis):
-    """``is_at``, with a byte of each class compared as well: for the exponential beside it."""
+    """``is_at``; a byte of each class is compared too, for long vectors on CPU: ``last_bytes``."""
     classes = logits.shape[axis]
     if classes > MOST_BYTES:
         return is_at(index, logits, axis)

@@ -105,13 +105,13 @@ class Halves:
         self.size = shape[axis]
         self.half = (-(-self.size // 2), *shape[axis + 1 :])
         # The words of an array do not depend on its axes, but a last one that is short or leaves a
-        # rest of a vector leaves vectors idle.
+        # rest of a vector leaves vectors idle. A long one is cut, for the bytes that are read.
         *rows, last = self.half
         while rows and (last < SHORT_AXIS or (last < 4 * SHORT_AXIS and last % VECTOR)):
             last *= rows.pop()
-        divisor = math.gcd(last, MOST_BYTES)
-        is_cut = last > MOST_BYTES and divisor >= SHORT_AXIS
-        self.merged = (*rows, last // divisor, divisor) if is_cut else (*rows, last)
+        counts = range(max(1, -(-last // MOST_BYTES)), last // SHORT_AXIS + 1)
+        count = next((n for n in counts[:1000] if last % n == 0), 1)
+        self.merged = (*rows, last) if count == 1 else (*rows, count, last // count)
 
     def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Both words of every block, each an array of the shape ``merged``."""

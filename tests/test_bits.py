@@ -51,7 +51,18 @@ def distances(bits):
 
 @pytest.mark.parametrize(
     "shape",
-    [(0,), (2,), (7,), (3, 0, 2), (6, 4, 3), (5, 4, 3), (5, 300), (FEW, 1), (FEW + 1,)],
+    [
+        (0,),
+        (2,),
+        (7,),
+        (3, 0, 2),
+        (6, 4, 3),
+        (5, 4, 3),
+        (5, 300),
+        (FEW, 1),
+        (FEW + 1,),
+        (30004, 10),
+    ],
     ids=str,
 )
 def test_bits_are_the_words_of_the_blocks_of_jax(shape):
