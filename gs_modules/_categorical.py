@@ -180,9 +180,9 @@ def log_weights(weights: ArrayLike) -> jax.Array:
 def sample_of_checked(key, logits, temperature, where, hard, axis, dtype):
     if _is_fused(key, logits, axis, hard):
         return _gpu.sample(key, masked(logits, where), temperature, hard, dtype)
-    logits = computing_logits(logits, where)
     if hard:
-        return hard_sample(key, logits, temperature, temperature, axis).astype(dtype)
+        return hard_sample(key, masked(logits, where), temperature, temperature, axis, dtype)
+    logits = computing_logits(logits, where)
     return relaxed(logits, class_noise_like(key, logits, axis), temperature, axis).astype(dtype)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from gs_modules import _threefry
 from gs_modules._bits import log_of_normal
@@ -26,7 +27,13 @@ from gs_modules._noise import (
     exponential_noise_like,
     gumbel_noise_of_rows,
 )
-from gs_modules._relaxed import one_hot, perturbed, softmax_tangent, tempered_softmax
+from gs_modules._relaxed import (
+    computing_logits,
+    one_hot,
+    perturbed,
+    softmax_tangent,
+    tempered_softmax,
+)
 from gs_modules._rows import first_argmax, is_at, is_infinite, row_max
 from gs_modules._sharding import explicit_sharding, is_divided, sharding_with
 
@@ -115,30 +122,34 @@ def hard_sample(
     temperature: jax.Array,
     backward_temperature: jax.Array,
     axis: int,
+    dtype: DTypeLike,
 ) -> jax.Array:
     """The one-hot of a draw, with the derivative of the relaxed sample at the second temperature.
 
-    Scores are drawn, traced and compiled for a derivative alone.
+    ``logits`` are in their own dtype, ``-inf`` where a class is excluded; ``dtype`` is that of the
+    sample. Scores are drawn, traced and compiled for a derivative alone.
     """
-    index, given = draw(key, logits, axis)
-    return _hard_sample(key, logits, temperature, backward_temperature, index, given, axis)
+    index, given = draw(key, computing_logits(logits, None), axis)
+    return _hard_sample(key, logits, temperature, backward_temperature, index, given, axis, dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(6,))
-def _hard_sample(key, logits, temperature, backward_temperature, index, given, axis):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(6, 7))
+def _hard_sample(key, logits, temperature, backward_temperature, index, given, axis, dtype):
     del key, backward_temperature, given
-    return one_hot(index, logits, temperature, axis)
+    return one_hot(index, computing_logits(logits, None), temperature, axis).astype(dtype)
 
 
 @functools.partial(_hard_sample.defjvp, symbolic_zeros=True)
-def _hard_sample_jvp(axis, primals, tangents):
+def _hard_sample_jvp(axis, dtype, primals, tangents):
     key, logits, _, backward_temperature, index, given = primals
     _, logits_tangent, _, temperature_tangent, _, _ = tangents
+    logits = computing_logits(logits, None)
     soft = relaxed_by_draw(key, logits, backward_temperature, index, given, axis)
+    # Between the dtypes of the user, so that the kernel of a GPU converts as it reads and writes.
     tangents = logits_tangent, temperature_tangent
-    tangent = softmax_tangent(soft, backward_temperature, *tangents, axis)
+    tangent = softmax_tangent(soft, backward_temperature, *tangents, axis, dtype)
     # Not the one-hot itself: this rule is differentiated for second derivatives.
-    return _hard_sample(*primals, axis), tangent
+    return _hard_sample(*primals, axis, dtype), tangent
 
 
 def key_of_others(key: jax.Array) -> jax.Array:

@@ -148,7 +148,7 @@ class DecoupledStraightThrough(_CategoricalEstimator):
     def _sample(self, key, logits, temperature, axis):
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
         if self.hard:
-            return hard_sample(key, logits, temperature, backward_temperature, axis)
+            return hard_sample(key, logits, temperature, backward_temperature, axis, logits.dtype)
         noise = class_noise_like(key, logits, axis)
         surrogate = relaxed(logits, noise, backward_temperature, axis)
         sample = relaxed(lax.stop_gradient(logits), noise, temperature, axis)

@@ -5,6 +5,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -294,6 +295,23 @@ def test_a_kernel_is_batched_over_keys_and_over_logits(as_on_a_gpu):
         jax.vmap(gs.gumbel_max)(keys, logits),
         jax.vmap(functools.partial(draw, hard=True))(keys, logits).argmax(-1),
     )
+
+
+@pytest.mark.parametrize("classes", [8, 1001])
+def test_no_array_is_converted_beside_the_kernel_of_a_derivative(classes, as_on_a_gpu):
+    logits = jnp.zeros((2, classes), jnp.bfloat16)
+    draw = functools.partial(gs.gumbel_softmax, jax.random.key(0), hard=True)
+
+    def forward(logits):
+        return jax.jvp(draw, (logits,), (logits,))
+
+    def backward(logits):
+        return jax.vjp(draw, logits)[1](logits)
+
+    for derivative in (forward, backward):
+        program = str(jax.make_jaxpr(derivative)(logits))
+        written = re.findall(r"jacobian_product\[dtype=(\w+)", program)
+        assert set(written) == {"bfloat16"}
 
 
 def test_a_lookup_reads_the_row_of_the_index(as_on_a_gpu):
