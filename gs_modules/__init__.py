@@ -3,7 +3,7 @@
 The modules are in ``gs_modules.nnx``, ``gs_modules.linen`` and ``gs_modules.haiku``.
 """
 
-from gs_modules._arguments import check_count, check_key, errors_of
+from gs_modules._arguments import check_key, errors_of
 from gs_modules._binary import gumbel_sigmoid
 from gs_modules._categorical import (
     gumbel_max,
@@ -53,6 +53,7 @@ from gs_modules._objectives import (
     categorical_log_prob,
     leave_one_out_reinforce,
 )
+from gs_modules._scalars import check_count
 from gs_modules._schedules import (
     SCHEDULES,
     Constant,

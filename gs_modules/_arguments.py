@@ -1,4 +1,4 @@
-"""Refusals of bad arguments, by name, before anything is computed.
+"""Refusals of bad keys, arrays and temperatures, by name, before anything is computed.
 
 Traced values cannot be looked at; each public docstring says what they give.
 """
@@ -6,7 +6,6 @@ Traced values cannot be looked at; each public docstring says what they give.
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
+
+from gs_modules._scalars import LARGEST_COUNT
 
 
 @contextlib.contextmanager
@@ -223,45 +224,6 @@ def result_dtype(dtype: DTypeLike | None, default: DTypeLike) -> np.dtype:
     return chosen
 
 
-def static_bool(name: str, value: bool) -> bool:
-    """``value`` as a bool that is known while tracing."""
-    if isinstance(value, Tracer):
-        raise TypeError(
-            f"{name} must be a Python bool, got a traced value; name it in jit's static_argnums "
-            f"or static_argnames"
-        )
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a Python bool, got {value!r}")
-    return bool(value)
-
-
-LARGEST_COUNT = 2**31 - 1
-"""What an int32 holds: the last step of a clock, and more classes than fit in memory."""
-
-
-def check_count(name: str, value: Any, largest: int = LARGEST_COUNT) -> int:
-    """``value`` as an integer known while tracing, in ``1 .. largest``.
-
-    Raises:
-        TypeError: not an integer.
-        ValueError: out of range.
-
-    Example:
-        >>> check_count("num_latents", 8)
-        8
-    """
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = None
-    if count is None or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if not 1 <= count <= largest:
-        limit = "2**31 - 1" if largest == LARGEST_COUNT else largest
-        raise ValueError(f"{name} must be in 1 .. {limit}, got {value!r}")
-    return count
-
-
 def as_int32(integers: Any) -> jax.Array:
     """``integers`` as int32; what that cannot hold becomes its smallest or its largest number."""
     smallest, largest = -(2**31), LARGEST_COUNT
@@ -282,24 +244,3 @@ def index_array(name: str, value: ArrayLike) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be an integer array, got {array.dtype}")
     return as_int32(array)
-
-
-def number(name: str, value: Any, expected: str = "a number") -> float:
-    """``value``, a real number or a concrete array of no dimension, as a float."""
-    is_boolean = isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_
-    if not (is_boolean or isinstance(value, (str, bytes))):
-        with contextlib.suppress(TypeError):
-            try:
-                return float(value)
-            except OverflowError:
-                return math.inf if value > 0 else -math.inf
-    raise TypeError(f"{name} must be {expected}, got {value!r}")
-
-
-def positive_number(name: str, value: Any) -> float:
-    """``value`` as a float that is positive and finite in float32, and no subnormal there."""
-    float32 = np.finfo(np.float32)
-    positive = number(name, value)
-    if not float(float32.tiny) <= positive <= float(float32.max):
-        raise ValueError(f"{name} must be positive and finite in float32, got {value!r}")
-    return positive

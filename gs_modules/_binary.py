@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _scalars
 from gs_modules._noise import logistic_noise_like
 from gs_modules._relaxed import (
     computing_logits,
@@ -61,7 +61,7 @@ def gumbel_sigmoid(
         [1.0, 0.0]
     """
     key = _arguments.check_key(key)
-    hard = _arguments.static_bool("hard", hard)
+    hard = _scalars.static_bool("hard", hard)
     logits = _arguments.floating_array("logits", logits)
     where = _arguments.boolean_mask(where, logits.shape)
     computing = _arguments.computing_dtype(logits.dtype)

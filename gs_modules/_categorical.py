@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from gs_modules import _arguments, _gpu
+from gs_modules import _arguments, _gpu, _scalars
 from gs_modules._draw import Given, draw, hard_sample, has_blocks
 from gs_modules._noise import class_noise_like
 from gs_modules._relaxed import (
@@ -77,7 +77,7 @@ def gumbel_softmax(
         ((2, 2), [1.0, 1.0])
     """
     key = _arguments.check_key(key)
-    hard = _arguments.static_bool("hard", hard)
+    hard = _scalars.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where, key, temperature)
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)

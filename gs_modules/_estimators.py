@@ -17,7 +17,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _scalars
 from gs_modules._categorical import argmax_of_checked, sample_of_checked
 from gs_modules._draw import hard_sample, key_of_others, one_hot_draw, scores_given
 from gs_modules._noise import class_noise_like, exponential_noises_like
@@ -141,9 +141,9 @@ class DecoupledStraightThrough(_CategoricalEstimator):
     hard: bool = True
 
     def __post_init__(self):
-        value = _arguments.positive_number("backward_temperature", self.backward_temperature)
+        value = _scalars.positive_number("backward_temperature", self.backward_temperature)
         object.__setattr__(self, "backward_temperature", value)
-        _arguments.static_bool("hard", self.hard)
+        _scalars.static_bool("hard", self.hard)
 
     def _sample(self, key, logits, temperature, axis):
         backward_temperature = jnp.asarray(self.backward_temperature, logits.dtype)
@@ -177,7 +177,7 @@ class GumbelRao(_CategoricalEstimator):
     num_samples: int = 10
 
     def __post_init__(self):
-        count = _arguments.check_count("num_samples", self.num_samples)
+        count = _scalars.check_count("num_samples", self.num_samples)
         object.__setattr__(self, "num_samples", count)
 
     def _sample(self, key, logits, temperature, axis):
@@ -216,8 +216,8 @@ class GappedStraightThrough(_CategoricalEstimator):
     gap: float = 1.0
 
     def __post_init__(self):
-        gap = _arguments.number("gap", self.gap)
-        gap = 0.0 if gap == 0 else _arguments.positive_number("gap", self.gap)
+        gap = _scalars.number("gap", self.gap)
+        gap = 0.0 if gap == 0 else _scalars.positive_number("gap", self.gap)
         object.__setattr__(self, "gap", gap)
 
     def _sample(self, key, logits, temperature, axis):

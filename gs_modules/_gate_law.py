@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _scalars
 from gs_modules._estimators import StraightThroughGumbel
 from gs_modules._metrics import Usage
 from gs_modules._relaxed import computing_logits, log_probabilities
@@ -30,14 +30,14 @@ def check_gate(
         >>> check_gate(4, 2, StraightThroughGumbel(), 0.01)
         (4, 2, 0.01)
     """
-    num_choices = _arguments.check_count("num_choices", num_choices)
-    k = _arguments.check_count("k", k, num_choices)
+    num_choices = _scalars.check_count("num_choices", num_choices)
+    k = _scalars.check_count("k", k, num_choices)
     if k > 1 and estimator != StraightThroughGumbel():
         raise ValueError(
             f"k = {k} choices are drawn by gumbel_top_k, not by {estimator!r}; write "
             f"estimator=StraightThroughGumbel() or k=1"
         )
-    share = _arguments.number("unimix", unimix)
+    share = _scalars.number("unimix", unimix)
     if not 0 <= share < 1:
         raise ValueError(f"unimix, the uniform share, must be in [0, 1), got {unimix!r}")
     return num_choices, k, share
@@ -131,7 +131,7 @@ def balancing_bias(bias: jax.Array, usage: Usage, rate: float = 1e-3) -> jax.Arr
             f"bias must have the shape of the counts, {usage.counts.shape}, got {bias.shape}"
         )
     counts = usage.counts.astype(jnp.float32)
-    change = _arguments.positive_number("rate", rate) * jnp.sign(counts.mean() - counts)
+    change = _scalars.positive_number("rate", rate) * jnp.sign(counts.mean() - counts)
     return bias + change.astype(bias.dtype)
 
 

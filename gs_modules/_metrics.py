@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _scalars
 from gs_modules._types import AxisName
 
 
@@ -62,7 +62,7 @@ class Usage:
         codes = _arguments.index_array("index", index)
         if codes.ndim == 0:
             raise ValueError("index must have the shape [N..., L], got a scalar")
-        num_classes = _arguments.check_count("num_classes", num_classes)
+        num_classes = _scalars.check_count("num_classes", num_classes)
         mask = _arguments.boolean_mask(where, codes.shape[:-1], of="the examples")
         if mask is not None:
             codes = jnp.where(mask[..., None], codes, -1)
@@ -77,7 +77,7 @@ class Usage:
                 f"usage of the same choices can be merged, got counts of shape "
                 f"{self.counts.shape} and {other.counts.shape}"
             )
-        room = _arguments.LARGEST_COUNT - self.counts
+        room = _scalars.LARGEST_COUNT - self.counts
         return Usage(self.counts + jnp.minimum(other.counts, room))
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _scalars
 from gs_modules._categorical import straight_through_argmax
 from gs_modules._estimators import ESTIMATORS, StraightThroughGumbel
 from gs_modules._relaxed import computing_logits
@@ -35,7 +35,7 @@ def resolve_deterministic(call: bool | None, constructor: bool | None) -> bool:
         True
     """
     chosen = call if call is not None else constructor
-    return False if chosen is None else _arguments.static_bool("deterministic", chosen)
+    return False if chosen is None else _scalars.static_bool("deterministic", chosen)
 
 
 def resolve_temperature(
@@ -68,7 +68,7 @@ def check_temperature(temperature: float | Schedule) -> float | Schedule:
     if callable(temperature):
         return temperature
     expected = "a number or a schedule such as Exponential(1.0, 0.5, rate=1e-4)"
-    number = _arguments.number("temperature", temperature, expected)
+    number = _scalars.number("temperature", temperature, expected)
     _arguments.positive_temperature(temperature, (1,), 0, jnp.float32)
     return number
 
@@ -162,7 +162,7 @@ def draw(
     """
     array, axis, mask = _arguments.categories(logits, -1, where, key, temperature)
     array = computing_logits(array, mask)
-    if _arguments.check_count("k", k, array.shape[axis]) > 1:
+    if _scalars.check_count("k", k, array.shape[axis]) > 1:
         return gumbel_top_k(key, array, k, temperature, hard=True)
     return estimator(key, array, temperature)
 
@@ -183,7 +183,7 @@ def draw_deterministic(
     """
     array, axis, mask = _arguments.categories(logits, -1, where)
     array = lax.stop_gradient(computing_logits(array, mask))
-    if _arguments.check_count("k", k, array.shape[axis]) > 1:
+    if _scalars.check_count("k", k, array.shape[axis]) > 1:
         return largest_k_hot(array, k)
     return straight_through_argmax(array)
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from gs_modules._arguments import LARGEST_COUNT, as_int32, check_count, positive_number
+from gs_modules._arguments import as_int32
+from gs_modules._scalars import LARGEST_COUNT, check_count, positive_number
 
 LAST_STEP = LARGEST_COUNT
 """The largest step an int32 clock holds; clocks stay there instead of wrapping."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gs_modules import _arguments
+from gs_modules import _arguments, _scalars
 from gs_modules._noise import class_noise_like
 from gs_modules._relaxed import (
     computing_logits,
@@ -79,9 +79,9 @@ def gumbel_top_k(
         [1.0, 1.0, 0.0]
     """
     key = _arguments.check_key(key)
-    hard = _arguments.static_bool("hard", hard)
+    hard = _scalars.static_bool("hard", hard)
     logits, axis, where = _arguments.categories(logits, axis, where, key, temperature)
-    k = _arguments.check_count("k", k, logits.shape[axis])
+    k = _scalars.check_count("k", k, logits.shape[axis])
     temperature = _arguments.category_temperature(temperature, logits, axis)
     dtype = _arguments.result_dtype(dtype, logits.dtype)
     return _gumbel_top_k(key, logits, temperature, where, k, hard, axis).astype(dtype)

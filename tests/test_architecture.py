@@ -21,6 +21,7 @@ import gs_modules.nnx
 PACKAGE = Path(gs_modules.__file__).parent
 CORE = [
     "_types",
+    "_scalars",
     "_arguments",
     "_loops",
     "_sharding",
