@@ -129,12 +129,7 @@ def test_bfloat16_rounds_what_is_computed_and_not_the_parameters(framework):
 def test_losses_are_the_same_on_1_2_and_4_devices(microbatches):
     # 8 devices: tests/test_many_devices.py, in processes of their own.
     measured = []
-    for mesh in (
-        {},
-        {"mesh__data": 2},
-        {"mesh__classes": 2},
-        {"mesh__data": 2, "mesh__classes": 2},
-    ):
+    for mesh in ({}, {"mesh__data": 2}, {"mesh__data": 2, "mesh__classes": 2}):
         trainer = build_trainer(training__microbatches=microbatches, **mesh)
         measured.append(rest_of(trainer, trainer.init())[1])
     for other in measured[1:]:
