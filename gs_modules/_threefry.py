@@ -33,6 +33,12 @@ SHORT_AXIS = 128
 VECTOR = 16
 """Numbers of 32 bits in the longest vectors."""
 
+LONG_AXIS = 512
+"""From here on, what an axis has beyond its last whole vector does not count."""
+
+MOST_CUTS = 1000
+"""How many numbers of equal parts are tried."""
+
 
 def is_threefry(key: jax.Array) -> bool:
     return jax.random.key_impl(key) == "threefry2x32"
@@ -107,10 +113,10 @@ class Halves:
         # The words of an array do not depend on its axes, but a last one that is short or leaves a
         # rest of a vector leaves vectors idle. A long one is cut, for the bytes that are read.
         *rows, last = self.half
-        while rows and (last < SHORT_AXIS or (last < 4 * SHORT_AXIS and last % VECTOR)):
+        while rows and (last < SHORT_AXIS or (last < LONG_AXIS and last % VECTOR)):
             last *= rows.pop()
         counts = range(max(1, -(-last // MOST_BYTES)), last // SHORT_AXIS + 1)
-        count = next((n for n in counts[:1000] if last % n == 0), 1)
+        count = next((n for n in counts[:MOST_CUTS] if last % n == 0), 1)
         self.merged = (*rows, last) if count == 1 else (*rows, count, last // count)
 
     def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:

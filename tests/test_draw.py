@@ -5,6 +5,7 @@ The laws of ``test_law.py`` and the edge cases of ``test_relaxed.py`` are drawn 
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +205,18 @@ def test_the_mass_of_a_block_is_bitwise_the_same_on_any_number_of_devices(classe
         sharded = jax.device_put(logits, NamedSharding(mesh, spec))
         np.testing.assert_array_equal(mass(sharded), expected)
         np.testing.assert_array_equal(draw(sharded), drawn)
+
+
+def test_the_loop_of_the_scores_reads_a_byte_for_each_class():
+    """Without it, LLVM would take vectors half as long: ``last_bytes``."""
+
+    def total(logits):
+        return jnp.sum(gs.gumbel_softmax(KEY, logits, 0.5, hard=True)[:, 0])
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        program = str(jax.jit(jax.grad(total)).lower(jnp.zeros((64, 2 * MANY))).compile().as_text())
+    loops = [loop for loop in re.split(r"\n}\n", program) if " exponential(" in loop]
+    assert [loop for loop in loops if re.search(r"param\S* = u8\[", loop)]
 
 
 @pytest.mark.parametrize("classes", [1001, 1032, 50_257])
