@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from gs_modules import _threefry
-from gs_modules._loops import apart, in_place, is_few, unknown_zero
+from gs_modules._loops import apart, in_place, is_few, is_static, unknown_zero
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
@@ -59,8 +59,8 @@ def drawn(
     reduction of its rows, as XLA would, it is computed number by number, not vector by vector, and
     once for each of its uses.
     """
-    is_wide = dtype == jnp.float64
-    if not _threefry.is_threefry(key) or math.prod(shape) > _threefry.BLOCKS:
+    is_wide, has_sizes = dtype == jnp.float64, is_static(shape)
+    if not _threefry.is_threefry(key) or (has_sizes and math.prod(shape) > _threefry.BLOCKS):
         unsigned = jnp.uint64 if is_wide else jnp.uint32
         bits = jax.random.bits(key, shape, unsigned, out_sharding=sharding)
         return of_uniform(signed_distance(bits, dtype), jnp.log)
@@ -69,7 +69,7 @@ def drawn(
         bits = _threefry.wide_bits if is_wide else _threefry.bits
         return of_uniform(signed_distance(bits(key, shape, sharding), dtype), log)
 
-    if CONFIG.jax_disable_jit:
+    if CONFIG.jax_disable_jit or not has_sizes:
         return one_by_one(jnp.log, jax.random.key_data(key))
 
     def by_cpu(keys):

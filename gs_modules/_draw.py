@@ -178,7 +178,8 @@ def scores_given(
 def has_blocks(key: jax.Array, logits: jax.Array, axis: int) -> bool:
     """Whether a block is drawn first."""
     # Kernels draw from Philox keys as fast as memory allows, with a noise for each class.
-    return logits.shape[axis] > MANY and not draws_philox(key)
+    classes = logits.shape[axis]
+    return isinstance(classes, int) and classes > MANY and not draws_philox(key)
 
 
 def _drawn_by_blocks(key, logits, axis):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gs_modules._loops import is_static
 from gs_modules._sharding import has_one_device
 
 LARGEST_SIZE = 2**31 - 2**15
@@ -43,6 +44,7 @@ def serve(array: jax.Array, axis: int) -> bool:
         and has_one_device()
         and array.dtype != jnp.float64
         and axis == array.ndim - 1
+        and is_static(array.shape)
         and 2 < array.shape[axis] <= MOST_CLASSES
         and 0 < array.size <= LARGEST_SIZE
     )

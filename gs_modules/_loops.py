@@ -19,9 +19,14 @@ MOST_BYTES = 2**17
 """A program holds ``last_bytes`` of at most so many positions."""
 
 
+def is_static(shape: tuple[int, ...]) -> bool:
+    """Whether no size is a symbol, as in a program that ``jax.export`` makes for many shapes."""
+    return all(isinstance(size, int) for size in shape)
+
+
 def is_few(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape has few numbers; False where a size is a symbol."""
-    return all(isinstance(size, int) for size in shape) and math.prod(shape) <= FEW
+    return is_static(shape) and math.prod(shape) <= FEW
 
 
 def last_bytes(size: int) -> np.ndarray:

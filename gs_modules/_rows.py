@@ -96,8 +96,9 @@ def argmax_by_one_reduction(scores: jax.Array, axis: int) -> jax.Array:
     none = jnp.asarray(-jnp.inf, scores.dtype), jnp.int32(-1)
     largest, index = lax.reduce((scores, positions(scores, axis)), none, better, (axis,))
     # A single class XLA does not reduce.
-    index = lax.select(is_infinite(largest, -1), lax.full_like(index, -1), index)
-    index = lax.select(lax.ne(largest, largest), lax.full_like(index, -2), index)
+    # Under vmap on an explicit mesh, a select would find the index sharded in another way.
+    index = jnp.where(is_infinite(largest, -1), -1, index)
+    index = jnp.where(lax.ne(largest, largest), -2, index)
     return jnp.expand_dims(index, axis)
 
 

@@ -9,6 +9,7 @@ are those of the first axis of more than one number.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,15 +83,9 @@ def bits(
     key: jax.Array, shape: tuple[int, ...], sharding: NamedSharding | None = None
 ) -> jax.Array:
     """32 bits for each number, each of a block computed for it alone: any axis may be divided."""
-    if math.prod(shape) == 1:
-        return words(key, _counts(shape, _positions(shape, sharding)))[0]
-    axis = _halved_axis(shape)
-    half = np.uint32(-(-shape[axis] // 2))
-    positions = _positions(shape, sharding)
-    is_second = lax.ge(positions[axis], half)
-    from_half = lax.sub(positions[axis], half)
-    positions[axis] = lax.select(is_second, from_half, positions[axis])
-    first, second = words(key, _counts(shape, positions))
+    count, half = _counts(shape, _positions(shape, sharding)), _uint32(first_half(shape))
+    is_second = lax.ge(count, half)
+    first, second = words(key, lax.select(is_second, lax.sub(count, half), count))
     return lax.select(is_second, second, first)
 
 
@@ -142,10 +137,16 @@ class Halves:
         return both[: self.size].reshape(self.shape)
 
 
-def first_half(shape: tuple[int, ...]) -> int:
+def first_half(shape: tuple[int, ...]) -> Any:
     """How many numbers of an array are first words: in the order of memory, the first."""
-    axis = _halved_axis(shape)
-    return -(-shape[axis] // 2) * math.prod(shape[axis + 1 :])
+    size, *others = shape or (1,)
+    half = -(-size // 2) * math.prod(others)
+    if not others or (isinstance(size, int) and size != 1):
+        return half
+    of_others = first_half(tuple(others))
+    if isinstance(size, int):
+        return of_others
+    return jnp.where(_uint32(size) == 1, _uint32(of_others), _uint32(half))
 
 
 def _halved_axis(shape: tuple[int, ...]) -> int:
@@ -175,5 +176,10 @@ def _counts(shape: tuple[int, ...], positions: list[jax.Array]) -> jax.Array:
     """The count of the block of each number, from its positions on the axes of ``shape``."""
     count = jnp.zeros((), jnp.uint32)
     for size, position in zip(shape, positions, strict=True):
-        count = lax.add(lax.mul(count, np.uint32(size)), position)
+        count = lax.add(lax.mul(count, _uint32(size)), position)
     return count
+
+
+def _uint32(size: Any) -> np.uint32 | jax.Array:
+    """A size of an array, or the value of a symbol, as a number to compute with."""
+    return np.uint32(size) if isinstance(size, int) else jnp.asarray(size).astype(jnp.uint32)

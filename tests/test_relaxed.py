@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 from samplers import (
     DTYPES,
     KEY,
@@ -159,6 +160,41 @@ def test_a_deterministic_sample_is_exported_with_any_number_of_rows_and_of_class
     exported = jax.export.export(jax.jit(gs.straight_through_argmax))(symbols)
     logits = jax.random.normal(KEY, (5, 7 if "classes" in shape else int(symbols.shape[1])))
     np.testing.assert_array_equal(exported.call(logits), gs.straight_through_argmax(logits))
+
+
+@pytest.mark.parametrize("shape", ["rows, 2", "rows, 10", "rows, 1001", "rows, classes"])
+def test_a_sample_is_exported_with_any_number_of_rows_and_of_classes(shape):
+    @jax.jit
+    def draws(data, logits):
+        key = jax.random.wrap_key_data(data)
+        soft, hard = (gs.gumbel_softmax(key, logits, 0.5, hard=hard) for hard in (False, True))
+        return hard, gs.gumbel_max(key, logits), soft, gs.gumbel_sigmoid(key, logits)
+
+    data = jax.random.key_data(KEY)
+    symbols = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), jnp.float32)
+    exported = jax.export.export(draws)(data, symbols)
+    for rows in (1, 5):
+        logits = jax.random.normal(KEY, (rows, 7 if "classes" in shape else int(symbols.shape[1])))
+        found, expected = exported.call(data, logits), draws(data, logits)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+        for values in zip(found[2:], expected[2:], strict=True):
+            np.testing.assert_allclose(*values, rtol=0, atol=8 * 2.0**-23)
+
+
+def test_examples_may_be_divided_by_an_explicit_mesh():
+    def draws(key, rows):
+        return [draw(key, rows, 1.0) for draw in SAMPLERS.values()] + [gs.gumbel_max(key, rows)]
+
+    batched = jax.vmap(draws)
+    keys, rows = jax.random.split(KEY, 4), jax.random.normal(KEY, (4, 3, 5))
+    expected = jax.jit(batched)(keys, rows)
+    mesh = jax.make_mesh((4,), ("examples",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        divided = (jax.reshard(x, PartitionSpec("examples")) for x in (keys, rows))
+        found = jax.jit(batched)(*divided)
+    for values in zip(found, expected, strict=True):
+        np.testing.assert_allclose(*values, rtol=0, atol=8 * 2.0**-23)
 
 
 @pytest.mark.parametrize(("dtype", "smallest"), [(jnp.float32, 2e-38), (jnp.float16, 6e-8)])
