@@ -168,13 +168,22 @@ def test_each_shard_of_a_shard_map_draws_by_its_own_key():
     np.testing.assert_array_equal(per_shard(keys), expected)
 
 
+@pytest.mark.parametrize("shape", [(1,), (5,), (1, 7), (2, 3), (64,), (65,), (0, 3)], ids=str)
+def test_many_keys_draw_what_each_draws_alone(shape):
+    keys = jax.random.split(KEY, (3, 4))
+    noise = jax.jit(lambda key: gumbel_noise(key, shape))
+    expected = [[noise(key) for key in row] for row in keys]
+    np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(noise)))(keys), expected)
+
+
+@pytest.mark.parametrize("size", [6, 2 * FEW])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-def test_keys_may_be_sharded(kind):
+def test_keys_may_be_sharded(kind, size):
     mesh = jax.make_mesh((4,), ("shards",), axis_types=(kind,))
     sharding = NamedSharding(mesh, PartitionSpec("shards"))
     keys = jax.device_put(jax.random.split(KEY, 8), sharding)
-    found = jax.jit(jax.vmap(lambda key: distances_of(key, (6,))))(keys)
-    expected = [expected_distances(key, (6,)) for key in jax.random.split(KEY, 8)]
+    found = jax.jit(jax.vmap(lambda key: distances_of(key, (size,))))(keys)
+    expected = [expected_distances(key, (size,)) for key in jax.random.split(KEY, 8)]
     np.testing.assert_array_equal(found, expected)
 
 
