@@ -138,7 +138,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--name", help="of the result, by default that of the device")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--shapes", nargs="*", help="such as 4096x320")
+    parser.add_argument("--shapes", nargs="*", help="such as 4096x320, and no record")
     arguments = parser.parse_args()
     device = jax.devices()[0].device_kind
     name = arguments.name or "gpu_" + device.lower().removeprefix("nvidia ").replace(" ", "_")
@@ -156,8 +156,9 @@ def main():
         print(f"{rows} x {classes} {dtype}")
         for work, figures in result.items():
             print(f"  {work:44}{figures['microseconds']:10.1f} us{figures['of_copy']:7.2f} of copy")
-        command = "python benchmarks/gpu.py"
-        record(name, command, arguments.output, device=device, **versions, results=results)
+        if not shapes:
+            command = "python benchmarks/gpu.py"
+            record(name, command, arguments.output, device=device, **versions, results=results)
 
 
 if __name__ == "__main__":
