@@ -17,13 +17,10 @@ from jax.typing import DTypeLike
 
 from gs_modules import _threefry
 from gs_modules._loops import apart, in_place, is_few, is_static, unknown_zero
-from gs_modules._sharding import positions, sharding_with
+from gs_modules._sharding import sharding_with
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
-
-FEW_BLOCKS = 32
-"""Blocks that a key may have for vectors to lie along many keys: fewer fill none by themselves."""
 
 SQUARE_ROOT_OF_HALF = np.int32(0x3F3504F3)
 """As the bits of a float."""
@@ -82,8 +79,6 @@ def drawn(
             return _apart_of_keys(noises, keys, jax.eval_shape(noises, keys))
         halves = _threefry.Halves(shape)
         pairs = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
-        if keys.ndim > 1 and math.prod(halves.half) <= FEW_BLOCKS:
-            pairs = _pairs_of_keys
         return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys))
 
     @custom_vmap
@@ -110,22 +105,6 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
     sharding = sharding_with(keys, lambda spec: (*spec[:-1], *(None for _ in halves.merged)))
     result = jax.ShapeDtypeStruct(shape, jnp.complex64, sharding=sharding)
     return _apart_of_keys(_of_each(numbers, keys), keys, result)
-
-
-def _pairs_of_keys(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
-    """As ``_pairs``, of few blocks a key: a vector then holds one block of many keys."""
-    shape = (math.prod(halves.half), *keys.shape[:-1])
-
-    def numbers(keys):
-        left, right = (
-            lax.broadcast(lax.index_in_dim(keys, i, -1, keepdims=False), shape[:1]) for i in (0, 1)
-        )
-        counts = positions(left, 0).astype(jnp.uint32)
-        return _of_words(of_uniform, _threefry.words((left, right), counts))
-
-    sharding = sharding_with(keys, lambda spec: (None, *spec[:-1]))
-    result = jax.ShapeDtypeStruct(shape, jnp.complex64, sharding=sharding)
-    return jnp.moveaxis(_apart_of_keys(numbers, keys, result), 0, -1)
 
 
 def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
