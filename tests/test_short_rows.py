@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from samplers import lookup
 
 import gs_modules as gs
 from gs_modules._loops import FEW
@@ -59,10 +60,6 @@ def test_samples_of_few_and_of_many_numbers_are_those_of_numpy(numbers, classes)
     index = jax.jit(lambda logits: gs.gumbel_max(KEY, logits))(logits)
     np.testing.assert_array_equal(index[:2], -1)
     np.testing.assert_array_equal(index[2:], scores[2:].argmax(1))
-
-
-def lookup(key, logits, temperature):
-    return gs.gumbel_lookup(key, logits, np.ones((logits.shape[-1], 2), np.float32), temperature)[0]
 
 
 DRAWN = {name: cls() for name, cls in gs.ESTIMATORS.items() if name != "decoupled"}
