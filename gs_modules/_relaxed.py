@@ -18,7 +18,7 @@ from jax import lax
 from gs_modules import _jacobian
 from gs_modules._loops import apart, is_few
 from gs_modules._rows import SHORT, is_at, is_infinite, is_pair, row_max, row_sum
-from gs_modules._sharding import is_divided
+from gs_modules._sharding import full_like, is_divided
 
 
 def computing_logits(logits: jax.Array, where: jax.Array | None) -> jax.Array:
@@ -74,7 +74,7 @@ def one_hot(index: jax.Array, logits: jax.Array, temperature: jax.Array, axis: i
     NaN where a score is, or where the temperature is not positive and there is a class.
     """
     # Converted from booleans, XLA on CPU would compute short rows number by number.
-    one, none = (lax.full_like(logits, value) for value in (1, 0))
+    one, none = (full_like(logits, value) for value in (1, 0))
     sample = lax.select(is_at(index, logits, axis), one, none)
     return jnp.where(is_nan_row(index, temperature), jnp.nan, sample)
 

@@ -27,6 +27,14 @@ def sharding_with(
     return sharding.update(spec=PartitionSpec(*spec_of(tuple(sharding.spec))))
 
 
+def full_like(array: jax.Array, value: float) -> jax.Array:
+    """``lax.full_like``, sharded as ``array`` is; under jit, jax 0.12 forgets an explicit mesh."""
+    constant, sharding = lax.full_like(array, value), explicit_sharding(array)
+    if sharding is None or explicit_sharding(constant) == sharding:
+        return constant
+    return jax.sharding.reshard(constant, sharding)
+
+
 def has_one_device() -> bool:
     """Whether there is one device alone, which holds every array whole."""
     return jax.device_count() == 1 and jax.sharding.get_abstract_mesh().empty
