@@ -17,10 +17,13 @@ from jax.typing import DTypeLike
 
 from gs_modules import _threefry
 from gs_modules._loops import apart, in_place, is_few, is_static, unknown_zero
-from gs_modules._sharding import sharding_with
+from gs_modules._sharding import positions, sharding_with
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
+
+FEW_BLOCKS = 32
+"""Blocks that a key may have for vectors to lie along many keys: fewer fill none by themselves."""
 
 SQUARE_ROOT_OF_HALF = np.int32(0x3F3504F3)
 """As the bits of a float."""
@@ -79,6 +82,8 @@ def drawn(
             return _apart_of_keys(noises, keys, jax.eval_shape(noises, keys))
         halves = _threefry.Halves(shape)
         pairs = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
+        if keys.ndim > 1 and math.prod(halves.half) <= FEW_BLOCKS:
+            pairs = _pairs_of_keys
         return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys))
 
     @custom_vmap
@@ -99,12 +104,28 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
     """Both numbers of each block, as one complex number."""
 
     def numbers(key):
-        return _of_words(of_uniform, halves.words(key))
+        return _of_words(of_uniform, halves.words(key), key[1])
 
     shape = *keys.shape[:-1], *halves.merged
     sharding = sharding_with(keys, lambda spec: (*spec[:-1], *(None for _ in halves.merged)))
     result = jax.ShapeDtypeStruct(shape, jnp.complex64, sharding=sharding)
     return _apart_of_keys(_of_each(numbers, keys), keys, result)
+
+
+def _pairs_of_keys(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
+    """As ``_pairs``, of few blocks a key: a vector then holds one block of many keys."""
+    shape = (math.prod(halves.half), *keys.shape[:-1])
+
+    def numbers(keys):
+        left, right = (
+            lax.broadcast(lax.index_in_dim(keys, i, -1, keepdims=False), shape[:1]) for i in (0, 1)
+        )
+        counts = positions(left, 0).astype(jnp.uint32)
+        return _of_words(of_uniform, _threefry.words((left, right), counts), right)
+
+    sharding = sharding_with(keys, lambda spec: (None, *spec[:-1]))
+    result = jax.ShapeDtypeStruct(shape, jnp.complex64, sharding=sharding)
+    return jnp.moveaxis(_apart_of_keys(numbers, keys, result), 0, -1)
 
 
 def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
@@ -114,7 +135,7 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
         def numbers(i, _):
             # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in seven others.
             words = halves.words_of_part(key ^ (i >> 31).astype(jnp.uint32), i)
-            return _of_words(of_uniform, words)
+            return _of_words(of_uniform, words, key[1])
 
         zero = (key[0] * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
         pairs = in_place(numbers, lax.broadcast(zero, halves.parts))
@@ -125,9 +146,17 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
     return _of_each(of_key, keys)(keys)
 
 
-def _of_words(of_uniform: OfUniform, words: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _of_words(
+    of_uniform: OfUniform, words: tuple[jax.Array, jax.Array], word: jax.Array
+) -> jax.Array:
+    """Complex numbers of both ``words`` of each block; ``word`` is any integer of 32 bits."""
     distances = (signed_distance(bits, jnp.float32) for bits in words)
-    return lax.complex(*(of_uniform(distance, log_of_normal) for distance in distances))
+    first, second = (of_uniform(distance, log_of_normal) for distance in distances)
+    # Were their last operations the same, LLVM of jax 0.12 would join the two words of some loops
+    # in one vector and then not contract products and sums, and so round as no other loop does.
+    bits = lax.bitcast_convert_type(second, jnp.uint32)
+    second = lax.bitcast_convert_type(bits + unknown_zero(word), jnp.float32)
+    return lax.complex(first, second)
 
 
 def _of_each(function: Callable, keys: jax.Array) -> Callable:

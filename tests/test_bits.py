@@ -168,9 +168,13 @@ def test_each_shard_of_a_shard_map_draws_by_its_own_key():
     np.testing.assert_array_equal(per_shard(keys), expected)
 
 
-@pytest.mark.parametrize("shape", [(1,), (5,), (1, 7), (2, 3), (64,), (65,), (0, 3)], ids=str)
-def test_many_keys_draw_what_each_draws_alone(shape):
-    keys = jax.random.split(KEY, (3, 4))
+@pytest.mark.parametrize(
+    "shape", [(1,), (5,), (1, 7), (2, 3), (64,), (65,), (1000,), (0, 3)], ids=str
+)
+@pytest.mark.parametrize("keys", [(3, 4), (4, 16)], ids=str)
+def test_many_keys_draw_what_each_draws_alone(keys, shape):
+    """Loops of vectors of any length contract products and sums alike."""
+    keys = jax.random.split(KEY, keys)
     noise = jax.jit(lambda key: gumbel_noise(key, shape))
     expected = [[noise(key) for key in row] for row in keys]
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(noise)))(keys), expected)
