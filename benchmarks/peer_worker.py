@@ -41,7 +41,8 @@ PACKAGES = {
     "torch": ["torch"],
     "peers": ["jax", "tensorflow-probability", "distrax", "numpyro"],
 }
-KEYS = 8
+PARTS = {"forward over keys": (8, -1), "forward over a key a row": (-1,)}
+"""Into which the rows are divided, of what is mapped over keys; each part has a key."""
 COLUMNS = 256
 """Of the table of a lookup."""
 SECONDS_A_TURN = 0.05
@@ -73,12 +74,12 @@ def jax_call(peer, shape, kind, passes):
     sample = jax_sample(peer, shape, "hard" if kind == "lookup" else kind)
     if sample is not None and rows is not None:
         return lambda *arguments: sample(*arguments) @ rows
-    if sample is not None and passes.endswith("over keys"):
+    if sample is not None and passes in PARTS:
 
         def over_keys(key, logits, temperature):
-            parts = logits.reshape(KEYS, -1, logits.shape[-1])
+            parts = logits.reshape(*PARTS[passes], logits.shape[-1])
             mapped = jax.vmap(sample, (0, 0, None))
-            return mapped(jax.random.split(key, KEYS), parts, temperature)
+            return mapped(jax.random.split(key, len(parts)), parts, temperature)
 
         return over_keys
     return sample
@@ -163,7 +164,7 @@ def of_torch(peer, shape, dtype, kind, passes):
     from torch.nn.functional import gumbel_softmax
 
     hard = kind != "soft"
-    if passes.endswith("over keys"):
+    if passes in PARTS:
         return None
     if peer == "torch_distribution":
         if hard:

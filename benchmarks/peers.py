@@ -10,7 +10,7 @@ and writes `benchmarks/results/peers.json`, the median milliseconds of a call, t
 by ours, the megabytes of temporaries and the seconds of compilation, and `docs/images/peers.png`.
 Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a hard sample times the table,
 or its row where a peer draws an index; over keys, a program of jax is mapped over 8 keys and as
-many parts of the logits. `ours` and `textbook` need this library alone, `torch` needs torch, the
+many parts of the logits, or over a key for each row. `ours` and `textbook` need this library alone, `torch` needs torch, the
 others tensorflow-probability, distrax and numpyro with a jax on which they import; a peer whose
 packages are missing is left out, by name.
 
@@ -46,8 +46,12 @@ CELLS = [
 ]
 CELLS += [("1024x8192", "float32", "lookup", passes) for passes in ("forward", "forward+backward")]
 CELLS += [
-    (shape, "float32", kind, "forward over keys")
-    for shape in ("4096x320", "65536x16", "1024x8192")
+    (shape, "float32", kind, passes)
+    for passes, shapes in {
+        "forward over keys": ("4096x320", "65536x16", "1024x8192"),
+        "forward over a key a row": ("128x20x10", "65536x2", "65536x16"),
+    }.items()
+    for shape in shapes
     for kind in ("soft", "hard")
 ]
 KEPT = {
