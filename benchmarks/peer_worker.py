@@ -75,13 +75,7 @@ def jax_call(peer, shape, kind, passes):
     if sample is not None and rows is not None:
         return lambda *arguments: sample(*arguments) @ rows
     if sample is not None and passes in PARTS:
-
-        def over_keys(key, logits, temperature):
-            parts = logits.reshape(*PARTS[passes], logits.shape[-1])
-            mapped = jax.vmap(sample, (0, 0, None))
-            return mapped(jax.random.split(key, len(parts)), parts, temperature)
-
-        return over_keys
+        return jax.vmap(sample, (0, 0, None))
     return sample
 
 
@@ -146,7 +140,11 @@ def of_jax(peer, shape, dtype, kind, passes):
         drawn, pull_back = jax.vjp(lambda logits: sample(key, logits, temperature), logits)
         return drawn, pull_back(weights)[0]
 
-    arguments = (jax.random.key(0), logits, jnp.asarray(TEMPERATURE, dtype), weights)
+    key = jax.random.key(0)
+    if passes in PARTS:
+        logits = logits.reshape(*PARTS[passes], logits.shape[-1])
+        key = jax.random.split(key, len(logits))
+    arguments = (key, logits, jnp.asarray(TEMPERATURE, dtype), weights)
     began = time.perf_counter()
     lowered = jax.jit(both if passes == "forward+backward" else forward).lower(*arguments)
     program = lowered.compile()

@@ -10,9 +10,9 @@ and writes `benchmarks/results/peers.json`, the median milliseconds of a call, t
 by ours, the megabytes of temporaries and the seconds of compilation, and `docs/images/peers.png`.
 Besides soft and hard samples, a lookup is `gumbel_lookup`, elsewhere a hard sample times the table,
 or its row where a peer draws an index; over keys, a program of jax is mapped over 8 keys and as
-many parts of the logits, or over a key for each row. `ours` and `textbook` need this library alone,
-`torch` needs torch, the others tensorflow-probability, distrax and numpyro with a jax on which they
-import; a peer whose packages are missing is left out, by name.
+many parts of the logits, or over a key for each row; the keys are split beforehand. `ours` and
+`textbook` need this library alone, `torch` needs torch, the others tensorflow-probability, distrax
+and numpyro with a jax on which they import; a peer whose packages are missing is left out, by name.
 
 * textbook: uniform, two logarithms with an epsilon, softmax, `stop_gradient(one_hot - y) + y`.
 * categorical: `jax.random.categorical` and a one-hot of it; of hard samples forward alone.
