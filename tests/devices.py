@@ -38,12 +38,6 @@ def lookup(key, logits, temperature):
     return gs.gumbel_lookup(key, logits, table / shape[0], temperature)
 
 
-def sigmoid(key, logits, temperature, *, hard=False):
-    # A key of its own, as a key is used once: sharing bits with the Gumbel noise of the same
-    # program, XLA of jax 0.12 rounds the logarithms of a narrow shard otherwise, by one unit.
-    return gs.gumbel_sigmoid(jax.random.fold_in(key, 1), logits, temperature, hard=hard)
-
-
 def argmax_off_a_cpu(key, logits, temperature):
     del key, temperature
     return argmax_by_one_reduction(lax.stop_gradient(logits), logits.ndim - 1)
@@ -60,8 +54,8 @@ DRAWS = {
     "argmax off a CPU": argmax_off_a_cpu,
     "gumbel_max": lambda key, logits, temperature: gs.gumbel_max(key, logits),
     "straight_through_argmax": lambda key, *arguments: gs.straight_through_argmax(*arguments),
-    "gumbel_sigmoid": sigmoid,
-    "gumbel_sigmoid hard": functools.partial(sigmoid, hard=True),
+    "gumbel_sigmoid": gs.gumbel_sigmoid,
+    "gumbel_sigmoid hard": functools.partial(gs.gumbel_sigmoid, hard=True),
     "gumbel_top_k": top_3,
     "gumbel_top_k hard": functools.partial(top_3, hard=True),
     "gumbel_lookup": lookup,
