@@ -79,8 +79,7 @@ def test_samples_are_faster_than_those_of_every_peer():
         for cells in records
     ]
     assert row("samples and gradients") == [short(int(ratio * 10) / 10, 1) for ratio in least]
-    assert {len(cells) for cells in records} == {36}
-    assert "samples and gradients on CPU, 36 cells" in README
+    assert f"samples and gradients on CPU, {len(records[0])} cells" in README
 
 
 def test_samples_on_a_gpu():
