@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from gs_modules import _threefry
 from gs_modules._loops import apart, in_place, is_few, is_static, unknown_zero
-from gs_modules._sharding import positions, sharding_with
+from gs_modules._sharding import positions, result_type, sharding_with
 
 CONFIG: Any = jax.config
 """Its flags that have a context manager are attributes, which no type declares."""
@@ -79,7 +79,7 @@ def drawn(
     def by_cpu(keys):
         if is_wide or sharding is not None or math.prod(shape) == 1:
             noises = _of_each(functools.partial(one_by_one, log_of_normal), keys)
-            return _apart_of_keys(noises, keys, jax.eval_shape(noises, keys))
+            return _apart_of_keys(noises, keys, result_type(noises, keys))
         halves = _threefry.Halves(shape)
         pairs = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
         if keys.ndim > 1 and math.prod(halves.half) <= FEW_BLOCKS:
@@ -104,7 +104,7 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
     """Both numbers of each block, as one complex number."""
 
     def numbers(key):
-        return _of_words(of_uniform, halves.words(key), key[1])
+        return _of_words(of_uniform, halves.words(key))
 
     shape = *keys.shape[:-1], *halves.merged
     sharding = sharding_with(keys, lambda spec: (*spec[:-1], *(None for _ in halves.merged)))
@@ -121,7 +121,7 @@ def _pairs_of_keys(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Ar
             lax.broadcast(lax.index_in_dim(keys, i, -1, keepdims=False), shape[:1]) for i in (0, 1)
         )
         counts = positions(left, 0).astype(jnp.uint32)
-        return _of_words(of_uniform, _threefry.words((left, right), counts), right)
+        return _of_words(of_uniform, _threefry.words((left, right), counts))
 
     sharding = sharding_with(keys, lambda spec: (None, *spec[:-1]))
     result = jax.ShapeDtypeStruct(shape, jnp.complex64, sharding=sharding)
@@ -135,7 +135,7 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
         def numbers(i, _):
             # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in seven others.
             words = halves.words_of_part(key ^ (i >> 31).astype(jnp.uint32), i)
-            return _of_words(of_uniform, words, key[1])
+            return _of_words(of_uniform, words)
 
         zero = (key[0] * 0).astype(jnp.complex64)  # which varies over a mesh as the key does
         pairs = in_place(numbers, lax.broadcast(zero, halves.parts))
@@ -146,17 +146,13 @@ def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array)
     return _of_each(of_key, keys)(keys)
 
 
-def _of_words(
-    of_uniform: OfUniform, words: tuple[jax.Array, jax.Array], word: jax.Array
-) -> jax.Array:
-    """Complex numbers of both ``words`` of each block; ``word`` is any integer of 32 bits."""
+def _of_words(of_uniform: OfUniform, words: tuple[jax.Array, jax.Array]) -> jax.Array:
     distances = (signed_distance(bits, jnp.float32) for bits in words)
     first, second = (of_uniform(distance, log_of_normal) for distance in distances)
     # Were their last operations the same, LLVM of jax 0.12 would join the two words of some loops
-    # in one vector and then not contract products and sums, and so round as no other loop does.
-    bits = lax.bitcast_convert_type(second, jnp.uint32)
-    second = lax.bitcast_convert_type(bits + unknown_zero(word), jnp.float32)
-    return lax.complex(first, second)
+    # in one vector and then not contract products and sums, and so round as no other loop does. No
+    # number is smaller than the smallest.
+    return lax.complex(first, lax.max(second, np.finfo(np.float32).min))
 
 
 def _of_each(function: Callable, keys: jax.Array) -> Callable:

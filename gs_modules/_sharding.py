@@ -27,8 +27,19 @@ def sharding_with(
     return sharding.update(spec=PartitionSpec(*spec_of(tuple(sharding.spec))))
 
 
+def result_type(function: Callable[[jax.Array], jax.Array], operand: jax.Array) -> Any:
+    """``jax.eval_shape``, which forgets the explicit axes of a mesh that has automatic ones too."""
+    of_program = jax.make_jaxpr(function)(operand).out_avals[0]
+    is_explicit = AxisType.Explicit in of_program.sharding.mesh.axis_types
+    sharding = of_program.sharding if is_explicit else None
+    return jax.ShapeDtypeStruct(of_program.shape, of_program.dtype, sharding=sharding)
+
+
 def full_like(array: jax.Array, value: float) -> jax.Array:
-    """``lax.full_like``, sharded as ``array`` is; under jit, jax 0.12 forgets an explicit mesh."""
+    """``lax.full_like``, for a select among constants: it must be sharded as ``array`` is.
+
+    Beside another operand it need not be. Under jit, that of jax 0.12 forgets an explicit mesh.
+    """
     constant, sharding = lax.full_like(array, value), explicit_sharding(array)
     if sharding is None or explicit_sharding(constant) == sharding:
         return constant

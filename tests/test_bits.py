@@ -180,6 +180,13 @@ def test_many_keys_draw_what_each_draws_alone(keys, shape):
     np.testing.assert_array_equal(jax.jit(jax.vmap(jax.vmap(noise)))(keys), expected)
 
 
+@pytest.mark.parametrize("shape", [(64,), (1000,)], ids=str)
+def test_keys_that_a_program_holds_draw_as_keys_that_it_is_given(shape):
+    keys = jax.random.split(KEY, 16)
+    noise = jax.vmap(lambda key: gumbel_noise(key, shape))
+    np.testing.assert_array_equal(jax.jit(lambda: noise(keys))(), jax.jit(noise)(keys))
+
+
 @pytest.mark.parametrize("size", [6, 2 * FEW])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_keys_may_be_sharded(kind, size):

@@ -197,6 +197,21 @@ def test_examples_may_be_divided_by_an_explicit_mesh():
         np.testing.assert_allclose(*values, rtol=0, atol=8 * 2.0**-23)
 
 
+@pytest.mark.parametrize("spec", [("rows", None), (None, "rows")], ids=str)
+def test_a_mesh_may_have_explicit_and_automatic_axes(spec):
+    def draws(rows):
+        return [draw(KEY, rows, 1.0) for draw in SAMPLERS.values()] + [gs.gumbel_max(KEY, rows)]
+
+    rows = jax.random.normal(KEY, (4, 6))
+    expected = jax.jit(draws)(rows)
+    kinds = AxisType.Explicit, AxisType.Auto
+    mesh = jax.make_mesh((2, 2), ("rows", "others"), axis_types=kinds)
+    with jax.set_mesh(mesh):
+        found = jax.jit(draws)(jax.reshard(rows, PartitionSpec(*spec)))
+    for values in zip(found, expected, strict=True):
+        np.testing.assert_allclose(*values, rtol=0, atol=8 * 2.0**-23)
+
+
 @pytest.mark.parametrize(("dtype", "smallest"), [(jnp.float32, 2e-38), (jnp.float16, 6e-8)])
 def test_the_argmax_sees_the_smallest_differences_of_its_dtype(dtype, smallest):
     logits = jnp.array([[0.0, smallest], [-smallest, 0.0], [smallest, smallest]], dtype)
