@@ -76,35 +76,46 @@ def drawn(
     if CONFIG.jax_disable_jit or not has_sizes:
         return one_by_one(jnp.log, jax.random.key_data(key))
 
-    def by_cpu(keys):
-        if is_wide or sharding is not None or math.prod(shape) == 1:
+    has_halves = not is_wide and sharding is None and math.prod(shape) != 1
+    halves = _threefry.Halves(shape) if has_halves else None
+
+    def by_cpu(keys, last_bytes):
+        if halves is None:
             noises = _of_each(functools.partial(one_by_one, log_of_normal), keys)
             return _apart_of_keys(noises, keys, result_type(noises, keys))
-        halves = _threefry.Halves(shape)
         pairs = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
         if keys.ndim > 1 and math.prod(halves.half) <= FEW_BLOCKS:
             pairs = _pairs_of_keys
-        return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys))
+        return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys, last_bytes))
+
+    def otherwise(keys, last_bytes):
+        del last_bytes
+        return _of_each(functools.partial(one_by_one, jnp.log), keys)(keys)
 
     @custom_vmap
-    def drawn_of(keys):
-        default = _of_each(functools.partial(one_by_one, jnp.log), keys)
-        return lax.platform_dependent(keys, cpu=by_cpu, default=default)
+    def drawn_of(keys, last_bytes):
+        return lax.platform_dependent(keys, last_bytes, cpu=by_cpu, default=otherwise)
 
     @drawn_of.def_vmap
-    def _more_keys(axis_size, in_batched, keys):
+    def _more_keys(axis_size, in_batched, keys, last_bytes):
         # Batched as it is, a condition would become a select, and fused again.
-        del axis_size, in_batched
-        return drawn_of(keys), True
+        del axis_size
+        are_keys, are_bytes = in_batched
+        return drawn_of(keys, last_bytes[0] if are_bytes else last_bytes), are_keys
 
-    return drawn_of(jax.random.key_data(key))
+    # An argument: in a branch of a condition that is mapped, jax 0.10 maps constants too, which no
+    # rule is told of.
+    last_bytes = halves.last_bytes if halves else np.zeros(0, np.uint8)
+    return drawn_of(jax.random.key_data(key), last_bytes)
 
 
-def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
+def _pairs(
+    of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array, last_bytes: jax.Array
+) -> jax.Array:
     """Both numbers of each block, as one complex number."""
 
     def numbers(key):
-        return _of_words(of_uniform, halves.words(key))
+        return _of_words(of_uniform, halves.words(key, last_bytes))
 
     shape = *keys.shape[:-1], *halves.merged
     sharding = sharding_with(keys, lambda spec: (*spec[:-1], *(None for _ in halves.merged)))
@@ -112,8 +123,11 @@ def _pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> 
     return _apart_of_keys(_of_each(numbers, keys), keys, result)
 
 
-def _pairs_of_keys(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
+def _pairs_of_keys(
+    of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array, last_bytes: jax.Array
+) -> jax.Array:
     """As ``_pairs``, of few blocks a key: a vector then holds one block of many keys."""
+    del last_bytes
     shape = (math.prod(halves.half), *keys.shape[:-1])
 
     def numbers(keys):
@@ -128,13 +142,16 @@ def _pairs_of_keys(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Ar
     return jnp.moveaxis(_apart_of_keys(numbers, keys, result), 0, -1)
 
 
-def _few_pairs(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
+def _few_pairs(
+    of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array, last_bytes: jax.Array
+) -> jax.Array:
     """As ``_pairs``, in one thread and without a condition."""
 
     def of_key(key):
         def numbers(i, _):
             # i >> 31 is 0. For it, XLA computes what a key adds in this loop, not in seven others.
-            words = halves.words_of_part(key ^ (i >> 31).astype(jnp.uint32), i)
+            of_loop = key ^ (i >> 31).astype(jnp.uint32)
+            words = halves.words_of_part(of_loop, i, last_bytes)
             return _of_words(of_uniform, words)
 
         zero = (key[0] * 0).astype(jnp.complex64)  # which varies over a mesh as the key does

@@ -114,19 +114,28 @@ class Halves:
         count = next((n for n in counts[:MOST_CUTS] if last % n == 0), 1)
         self.merged = (*rows, last) if count == 1 else (*rows, count, last // count)
 
-    def words(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def words(self, key: jax.Array, last_bytes: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Both words of every block, each an array of the shape ``merged``."""
-        return words(key, _counts(self.merged, _positions_by_bytes(self.merged, key[1])))
+        positions = _positions_by_bytes(self.merged, key[1], last_bytes)
+        return words(key, _counts(self.merged, positions))
 
     @property
     def parts(self) -> tuple[int, int]:
         """The shape of all blocks, and at least one more, as parts."""
         return PARTS, math.prod(self.half) // PARTS + 1
 
-    def words_of_part(self, key: jax.Array, part: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def words_of_part(
+        self, key: jax.Array, part: jax.Array, last_bytes: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """The words of one of the ``parts``, each array ``[1, n]``."""
-        _, positions = _positions_by_bytes((1, self.parts[1]), key[1])
-        return words(key, _counts((1, self.parts[1]), [part.astype(jnp.uint32), positions]))
+        shape = (1, self.parts[1])
+        _, positions = _positions_by_bytes(shape, key[1], last_bytes)
+        return words(key, _counts(shape, [part.astype(jnp.uint32), positions]))
+
+    @property
+    def last_bytes(self) -> np.ndarray:
+        """The ``last_bytes`` of the last axes of ``merged`` and ``parts``."""
+        return last_bytes(min(max(self.merged[-1], self.parts[1]), MOST_BYTES))
 
     def joined(self, pairs: jax.Array) -> jax.Array:
         """The first numbers of the pairs, which are real parts, and then the second numbers."""
@@ -161,13 +170,16 @@ def _positions(shape: tuple[int, ...], sharding: NamedSharding | None) -> list[j
     ]
 
 
-def _positions_by_bytes(shape: tuple[int, ...], word: jax.Array) -> list[jax.Array]:
+def _positions_by_bytes(
+    shape: tuple[int, ...], word: jax.Array, last_bytes: jax.Array
+) -> list[jax.Array]:
     """``_positions``, of whose last axis the ``last_bytes`` are read and not computed."""
     *positions, last = _positions(shape, None)
     if shape[-1] > MOST_BYTES:
         return [*positions, last]
     # Were they all known, XLA would read numbers of 32 bits.
-    read = lax.bitwise_xor(last_bytes(shape[-1]), unknown_zero(word).astype(jnp.uint8))
+    read = lax.slice_in_dim(last_bytes, 0, shape[-1])
+    read = lax.bitwise_xor(read, unknown_zero(word).astype(jnp.uint8))
     read = lax.broadcast_in_dim(read, shape, (len(shape) - 1,)).astype(jnp.uint32)
     return [*positions, lax.bitwise_or(lax.bitwise_and(last, np.uint32(0xFFFFFF00)), read)]
 
