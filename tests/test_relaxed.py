@@ -200,7 +200,8 @@ def test_examples_may_be_divided_by_an_explicit_mesh():
 @pytest.mark.parametrize("spec", [("rows", None), (None, "rows")], ids=str)
 def test_a_mesh_may_have_explicit_and_automatic_axes(spec):
     def draws(rows):
-        return [draw(KEY, rows, 1.0) for draw in SAMPLERS.values()] + [gs.gumbel_max(KEY, rows)]
+        soft, hard = (gs.gumbel_softmax(KEY, rows, hard=hard) for hard in (False, True))
+        return soft, hard, gs.gumbel_max(KEY, rows), gs.gumbel_sigmoid(KEY, rows)
 
     rows = jax.random.normal(KEY, (4, 6))
     expected = jax.jit(draws)(rows)
