@@ -83,10 +83,12 @@ def drawn(
         if halves is None:
             noises = _of_each(functools.partial(one_by_one, log_of_normal), keys)
             return _apart_of_keys(noises, keys, result_type(noises, keys))
-        pairs = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
         if keys.ndim > 1 and math.prod(halves.half) <= FEW_BLOCKS:
-            pairs = _pairs_of_keys
-        return _of_each(halves.joined, keys)(pairs(of_uniform, halves, keys, last_bytes))
+            pairs = _pairs_of_keys(of_uniform, halves, keys)
+        else:
+            of_keys = _few_pairs if is_few((*keys.shape[:-1], *shape)) else _pairs
+            pairs = of_keys(of_uniform, halves, keys, last_bytes)
+        return _of_each(halves.joined, keys)(pairs)
 
     def otherwise(keys, last_bytes):
         del last_bytes
@@ -123,11 +125,8 @@ def _pairs(
     return _apart_of_keys(_of_each(numbers, keys), keys, result)
 
 
-def _pairs_of_keys(
-    of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array, last_bytes: jax.Array
-) -> jax.Array:
+def _pairs_of_keys(of_uniform: OfUniform, halves: _threefry.Halves, keys: jax.Array) -> jax.Array:
     """As ``_pairs``, of few blocks a key: a vector then holds one block of many keys."""
-    del last_bytes
     shape = (math.prod(halves.half), *keys.shape[:-1])
 
     def numbers(keys):

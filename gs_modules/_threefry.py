@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 
-from gs_modules._loops import MOST_BYTES, PARTS, last_bytes, unknown_zero
+from gs_modules._loops import MOST_BYTES, PARTS, is_few, last_bytes, unknown_zero
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 """The rotations of threefry2x32-20; Salmon et al. (2011), "Parallel random numbers"."""
@@ -134,8 +134,9 @@ class Halves:
 
     @property
     def last_bytes(self) -> np.ndarray:
-        """The ``last_bytes`` of the last axes of ``merged`` and ``parts``."""
-        return last_bytes(min(max(self.merged[-1], self.parts[1]), MOST_BYTES))
+        """The ``last_bytes`` of the last axes of ``merged`` and, of few numbers, ``parts``."""
+        size = max(self.merged[-1], self.parts[1]) if is_few(self.shape) else self.merged[-1]
+        return last_bytes(min(size, MOST_BYTES))
 
     def joined(self, pairs: jax.Array) -> jax.Array:
         """The first numbers of the pairs, which are real parts, and then the second numbers."""
