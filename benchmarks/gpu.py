@@ -116,7 +116,7 @@ def measure(rows, classes, dtype):
         jax.jit(function).lower(keys[implementation][0], logits, cotangent)
         for function, implementation, _ in jobs.values()
     ]
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor() as pool:
         compiled = list(pool.map(lambda program: program.compile(), lowered))
     results = {}
     for (name, (_, implementation, moved)), program in zip(jobs.items(), compiled, strict=True):

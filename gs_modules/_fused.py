@@ -10,6 +10,7 @@ twice.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,13 @@ from jax.experimental.pallas import triton as plgpu
 from jax.typing import DTypeLike
 
 from gs_modules import _philox, _threefry
-from gs_modules._scores import PHILOX_WORDS, Scores, perturbed_rows
+from gs_modules._scores import PHILOX_WORDS, Scores, largest_of, perturbed_rows
 from gs_modules._tiles import Layout, Rows, call, reduced
 
 LOG2_E = np.float32(np.log2(np.e))
 TINY = np.finfo(np.float32).tiny
 LOWEST = np.finfo(np.float32).min
+NO_COLUMN = 2**31 - 1
 
 
 def relaxed(
@@ -41,8 +43,8 @@ def relaxed(
     alone are drawn, and not a single one. ``temperature`` is positive or NaN, of size 1 or
     ``[..., 1]``.
     """
-    layout = _layout(key, logits, interpret)
-    return call(_relaxed, layout, temperature, key, logits, shape=logits.shape, dtype=dtype)
+    result = jax.ShapeDtypeStruct(logits.shape, dtype)
+    return _drawn(_relaxed, key, logits, temperature, [result], interpret)[0]
 
 
 def one_hot(
@@ -54,29 +56,28 @@ def one_hot(
     interpret: bool = False,
 ) -> jax.Array:
     """The one-hot argmax of ``logits + G``, of the noise of ``relaxed``; see there."""
-    layout = _layout(key, logits, interpret, is_of_index=True)
-    return call(_one_hot, layout, temperature, key, logits, shape=logits.shape, dtype=dtype)
+    result = jax.ShapeDtypeStruct(logits.shape, dtype)
+    return _drawn(_one_hot, key, logits, temperature, [result], interpret)[0]
+
+
+def relaxed_and_one_hot(
+    key: jax.Array,
+    logits: jax.Array,
+    temperature: jax.Array,
+    dtype: DTypeLike,
+    *,
+    interpret: bool = False,
+) -> list[jax.Array]:
+    """``relaxed`` in float32 and ``one_hot`` in ``dtype``, of noise that is drawn once."""
+    results = [jax.ShapeDtypeStruct(logits.shape, each) for each in (jnp.float32, dtype)]
+    return _drawn(_relaxed_and_one_hot, key, logits, temperature, results, interpret)
 
 
 def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) -> jax.Array:
     """The index of ``one_hot``, int32; -1 for a row without a class, -2 for one with NaN."""
-    layout, shape = _layout(key, logits, interpret, is_of_index=True), logits.shape[:-1]
+    result = jax.ShapeDtypeStruct(logits.shape[:-1], jnp.int32)
     one = jnp.ones((), jnp.float32)
-    return call(_first_argmax, layout, one, key, logits, shape=shape, dtype=jnp.int32)
-
-
-def is_one_step(shape: tuple[int, ...]) -> bool:
-    """Whether registers hold a row of this shape."""
-    return Layout.of(shape, interpret=False).steps == 1
-
-
-def _layout(
-    key: jax.Array, logits: jax.Array, interpret: bool, *, is_of_index: bool = False
-) -> Layout:
-    half = None
-    if key.size != PHILOX_WORDS:
-        half = _threefry.first_half(logits.shape) // logits.shape[-1]
-    return Layout.of(logits.shape, interpret, half=half, is_of_index=is_of_index)
+    return _drawn(_first_argmax, key, logits, one, [result], interpret)[0]
 
 
 def jacobian_product(
@@ -88,92 +89,172 @@ def jacobian_product(
     interpret: bool = False,
 ) -> jax.Array:
     """As ``_jacobian.product``, of rows of one step."""
-    layout, shape = Layout.of(relaxed.shape, interpret), relaxed.shape
-    return call(_jacobian_product, layout, scale, relaxed, vector, shape=shape, dtype=dtype)
+    layout = Layout.of(relaxed.shape, interpret)
+    results = [jax.ShapeDtypeStruct(relaxed.shape, dtype)]
+    return call(_jacobian_product, layout, scale, relaxed, vector, results=results)[0]
+
+
+def is_one_step(shape: tuple[int, ...]) -> bool:
+    """Whether registers hold a row of this shape."""
+    return Layout.of(shape, interpret=False).steps == 1
+
+
+def _drawn(kernel, key, logits, temperature, results, interpret) -> list[jax.Array]:
+    half = None
+    if key.size != PHILOX_WORDS:
+        half = _threefry.first_half(logits.shape) // logits.shape[-1]
+    layout = Layout.of(logits.shape, interpret, half=half)
+    return call(kernel, layout, temperature, key, logits, results=results)
 
 
 def _relaxed(layout, temperature_ref, key_ref, logits_ref, out_ref):
     for rows in perturbed_rows(layout, key_ref, logits_ref):
-        _write_relaxed(rows, rows.of_each(temperature_ref), out_ref)
-
-
-def _write_relaxed(rows: Scores, temperature: jax.Array, out_ref) -> None:
-    steps = rows.layout.steps
-    exp2 = functools.partial(_philox.exp2, interpret=rows.layout.interpret)
-    only_scores = None
-    if steps == 1:
-        only_scores, largest = rows.scores(0)
-    else:
-        largest = rows.largest()
-    is_empty = largest == -jnp.inf
-    scale = LOG2_E / temperature
-    # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
-    scale = jnp.where(is_empty | (scale < TINY), TINY, scale)
-
-    def inverse_of(total):
-        # A maximum loses a NaN on a GPU: beside excluded classes alone, it makes a row look empty.
-        return jnp.where(is_empty & ~jnp.isnan(total), 0, 1 / total)
-
-    if only_scores is not None:
-        top = reduced(jnp.max, functools.reduce(jnp.maximum, only_scores))
-        weights = [exp2((x - top) * scale) for x in only_scores]
-        total = reduced(jnp.sum, functools.reduce(jnp.add, weights))
-        inverse = inverse_of(total)
-        rows.store(out_ref, 0, [weight * inverse for weight in weights])
-        return
-
-    def add(step, running):
-        """Softmax's maximum and total in one pass, each position of a piece on its own."""
-        top, total = running
-        scores, _ = rows.scores(step, largest)
-        higher = functools.reduce(jnp.maximum, scores, top)
-        finite = jnp.maximum(higher, LOWEST)
-        total *= exp2((top - finite) * scale)
-        weights = [exp2((x - finite) * scale) for x in scores]
-        return higher, functools.reduce(jnp.add, weights, total)
-
-    tops, totals = lax.fori_loop(0, steps, add, (rows.full(-jnp.inf), rows.full(0)))
-    top = reduced(jnp.max, tops)
-    total = reduced(jnp.sum, totals * exp2((tops - top) * scale))
-    inverse = inverse_of(total)
-
-    def write(step, carry):
-        step = steps - 1 - step  # what was read last may still be in the cache
-        scores, _ = rows.scores(step, largest)
-        rows.store(out_ref, step, [exp2((x - top) * scale) * inverse for x in scores])
-        return carry
-
-    lax.fori_loop(0, steps, write, 0)
+        _write(rows, [(Softmax(rows, rows.of_each(temperature_ref)), out_ref)])
 
 
 def _one_hot(layout, temperature_ref, key_ref, logits_ref, out_ref):
     for rows in perturbed_rows(layout, key_ref, logits_ref):
-        _write_one_hot(rows, rows.of_each(temperature_ref), out_ref)
+        _write(rows, [(OneHot(rows, rows.of_each(temperature_ref)), out_ref)])
 
 
-def _write_one_hot(rows: Scores, temperature: jax.Array, out_ref) -> None:
-    index, is_nan = rows.first_argmax()
-    is_nan |= jnp.isnan(temperature) & (index >= 0)
-    one, zero = (jnp.where(is_nan, jnp.nan, jnp.float32(value)) for value in (1, 0))
-
-    def write(step, carry):
-        chosen = [rows.column == index - piece.column for piece in rows.pieces(step)]
-        rows.store(out_ref, step, [jnp.where(x, one, zero) for x in chosen])
-        return carry
-
-    if rows.layout.steps == 1:
-        write(0, 0)
-    else:
-        lax.fori_loop(0, rows.layout.steps, write, 0)
+def _relaxed_and_one_hot(layout, temperature_ref, key_ref, logits_ref, relaxed_ref, one_hot_ref):
+    for rows in perturbed_rows(layout, key_ref, logits_ref):
+        temperature = rows.of_each(temperature_ref)
+        softmax, one_hot = Softmax(rows, temperature), OneHot(rows, temperature)
+        _write(rows, [(softmax, relaxed_ref), (one_hot, one_hot_ref)])
 
 
 def _first_argmax(layout, temperature_ref, key_ref, logits_ref, out_ref):
     del temperature_ref
     for rows in perturbed_rows(layout, key_ref, logits_ref):
-        column, is_nan = rows.first_argmax()
-        index = jnp.where(column < 0, -1, column - (rows.first - rows.start))
-        index = jnp.where(is_nan, -2, index)
+        argmax = OneHot(rows, 1)
+        _read(rows, [argmax])
+        index = jnp.where(argmax.column < 0, -1, argmax.column - (rows.first - rows.start))
+        index = jnp.where(argmax.is_nan, -2, index)
         plgpu.store(out_ref.at[rows.row], index, mask=rows.is_row)
+
+
+def _read(rows: Scores, samples: list[Softmax | OneHot]) -> jax.Array | None:
+    """Gives each sample the scores of the rows; what those of several steps are relative to."""
+    if rows.layout.steps == 1:
+        scores, largest = rows.only_scores()
+        for sample in samples:
+            sample.read(scores, largest == -jnp.inf)
+        return None
+
+    def visit(step, scores, states):
+        return [s.add(step, scores, state) for s, state in zip(samples, states, strict=True)]
+
+    states, reference = rows.accumulated(visit, [sample.start() for sample in samples])
+    for sample, state in zip(samples, states, strict=True):
+        sample.finish(state, reference == -jnp.inf)
+    return reference
+
+
+def _write(rows: Scores, samples: list[tuple[Softmax | OneHot, Any]]) -> None:
+    steps, reference = rows.layout.steps, _read(rows, [sample for sample, _ in samples])
+
+    def write(step, carry):
+        step = steps - 1 - step  # what was read last may still be in the cache
+        scores = None if reference is None else rows.scores(step, reference)
+        for sample, ref in samples:
+            rows.store(ref, step, sample.values(step, scores))
+        return carry
+
+    if steps == 1:
+        write(0, 0)
+    else:
+        lax.fori_loop(0, steps, write, 0)
+
+
+class Softmax:
+    """``softmax(scores / temperature)``."""
+
+    def __init__(self, rows: Scores, temperature: jax.Array):
+        self.rows, self.is_wrong = rows, jnp.isnan(temperature)
+        scale = LOG2_E / temperature
+        # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
+        self.scale = jnp.where(self.is_wrong | (scale < TINY), TINY, scale)
+
+    def weights(self, scores: list[jax.Array], top: jax.Array) -> list[jax.Array]:
+        exp2 = functools.partial(_philox.exp2, interpret=self.rows.layout.interpret)
+        return [exp2((x - top) * self.scale) for x in scores]
+
+    def read(self, scores: list[jax.Array], is_empty: jax.Array) -> None:
+        self.only_weights = self.weights(scores, largest_of(scores))
+        self._divide_by(functools.reduce(jnp.add, self.only_weights), is_empty)
+
+    def start(self):
+        return self.rows.full(-jnp.inf), self.rows.full(0)
+
+    def add(self, step, scores, running):
+        """Maximum and total in one pass, each position of a piece on its own."""
+        del step
+        top, total = running
+        higher = functools.reduce(jnp.maximum, scores, top)
+        finite = jnp.maximum(higher, LOWEST)
+        (rest,) = self.weights([top], finite)
+        return higher, functools.reduce(jnp.add, self.weights(scores, finite), total * rest)
+
+    def finish(self, running, is_empty: jax.Array) -> None:
+        tops, totals = running
+        self.top = reduced(jnp.max, tops)
+        (rest,) = self.weights([tops], self.top)
+        self._divide_by(totals * rest, is_empty)
+
+    def _divide_by(self, totals: jax.Array, is_empty: jax.Array) -> None:
+        total = reduced(jnp.sum, totals)
+        inverse = jnp.where(self.is_wrong, jnp.nan, 1 / total)
+        # A maximum loses a NaN on a GPU: beside excluded classes alone, it makes a row look empty.
+        self.inverse = jnp.where(is_empty & ~jnp.isnan(total), 0, inverse)
+
+    def values(self, step, scores: list[jax.Array] | None) -> list[jax.Array]:
+        del step
+        weights = self.only_weights if scores is None else self.weights(scores, self.top)
+        return [weight * self.inverse for weight in weights]
+
+
+class OneHot:
+    """1 where the score is the largest, in the first such ``column``, -1 without a class."""
+
+    def __init__(self, rows: Scores, temperature: jax.Array | float):
+        self.rows, self.temperature = rows, temperature
+
+    def read(self, scores: list[jax.Array], is_empty: jax.Array) -> None:
+        first, *others = scores
+        self.finish(self._better((first, self._piece(0)), 1, others), is_empty)
+
+    def start(self):
+        return self.rows.full(-jnp.inf), self._piece(0)
+
+    def add(self, step, scores, running):
+        return self._better(running, step * self.rows.layout.pieces, scores)
+
+    def _piece(self, number: int) -> jax.Array:
+        return jnp.full(self.rows.layout.shape, number, jnp.int32)
+
+    def _better(self, best_and_piece, first, scores):
+        """The best score of each position of a piece, or NaN, and the number of its piece."""
+        best, piece = best_and_piece
+        for number, score in enumerate(scores):
+            piece = jnp.where(score > best, first + number, piece)
+            best = _philox.maximum(best, score, interpret=self.rows.layout.interpret)
+        return best, piece
+
+    def finish(self, running, is_empty: jax.Array) -> None:
+        best, piece = running
+        column = piece * self.rows.layout.shape[1] + self.rows.column
+        column = jnp.where(best == reduced(jnp.max, best), column, NO_COLUMN)
+        self.column = jnp.where(is_empty, -1, reduced(jnp.min, column))
+        # A maximum of rows loses a NaN on a GPU, but a sum of scores, none of which is +inf, not.
+        is_nan = jnp.isnan(reduced(jnp.sum, best))
+        self.is_nan = is_nan | (jnp.isnan(self.temperature) & (self.column >= 0))
+
+    def values(self, step, scores: list[jax.Array] | None) -> list[jax.Array]:
+        del scores
+        one, zero = (jnp.where(self.is_nan, jnp.nan, jnp.float32(value)) for value in (1, 0))
+        is_one = [self.rows.column == self.column - x.column for x in self.rows.pieces(step)]
+        return [jnp.where(x, one, zero) for x in is_one]
 
 
 def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):

@@ -45,12 +45,7 @@ def sample(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _sample(data, logits, temperature, hard, dtype):
     def by_xla(data, logits, temperature):
-        logits, noise = _logits_and_noise(data, logits)
-        axis = logits.ndim - 1
-        if hard:
-            index = _rows.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
-            return _relaxed.one_hot(index, logits, temperature, axis).astype(dtype)
-        return _relaxed.relaxed(logits, noise, temperature, axis).astype(dtype)
+        return _by_xla(data, logits, temperature)[hard].astype(dtype)
 
     def by_kernel(data, logits, temperature):
         draw = _kernels.fused().one_hot if hard else _kernels.fused().relaxed
@@ -62,10 +57,48 @@ def _sample(data, logits, temperature, hard, dtype):
 @functools.partial(_sample.defjvp, symbolic_zeros=True)
 def _sample_jvp(hard, dtype, primals, tangents):
     data, logits, temperature = primals
-    soft = _sample(data, logits, temperature, False, jnp.float32)
-    sample = _sample(data, logits, temperature, True, dtype) if hard else soft.astype(dtype)
+    if hard:
+        soft, sample = _both_samples(data, logits, temperature, dtype)
+    else:
+        soft = _sample(data, logits, temperature, False, jnp.float32)
+        sample = soft.astype(dtype)
     _, *tangents = tangents
     return sample, _relaxed.softmax_tangent(soft, temperature, *tangents, soft.ndim - 1, dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _both_samples(data, logits, temperature, dtype):
+    """Soft in float32 and hard in ``dtype``, with the derivative of the first."""
+
+    def by_xla(data, logits, temperature):
+        soft, hard = _by_xla(data, logits, temperature)
+        return soft, hard.astype(dtype)
+
+    def by_kernel(data, logits, temperature):
+        temperature = _relaxed.positive_or_nan(temperature)
+        return tuple(_kernels.fused().relaxed_and_one_hot(data, logits, temperature, dtype))
+
+    return _kernels.by_platform(by_kernel, by_xla, data, logits, temperature)
+
+
+@functools.partial(_both_samples.defjvp, symbolic_zeros=True)
+def _both_samples_jvp(dtype, primals, tangents):
+    soft, hard = _both_samples(*primals, dtype)
+    _, _, temperature = primals
+    _, *tangents = tangents
+    tangent_of = functools.partial(
+        _relaxed.softmax_tangent, soft, temperature, *tangents, soft.ndim - 1
+    )
+    return (soft, hard), (tangent_of(jnp.float32), tangent_of(dtype))
+
+
+def _by_xla(data, logits, temperature):
+    """Soft and hard sample, in the dtype that is computed in."""
+    logits, noise = _logits_and_noise(data, logits)
+    axis = logits.ndim - 1
+    index = _rows.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
+    hard = _relaxed.one_hot(index, logits, temperature, axis)
+    return _relaxed.relaxed(logits, noise, temperature, axis), hard
 
 
 def draw(key: jax.Array, logits: jax.Array) -> jax.Array:

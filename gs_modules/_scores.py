@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,12 @@ PHILOX_WORDS = 4
 """Words in the data of a Philox key; a threefry key has two."""
 
 LN_2 = float(np.log(2))
-NO_COLUMN = 2**31 - 1
+
+NEAR = 8.0
+"""Noise is as large, and rounded as much."""
+
+State = TypeVar("State")
+Visit = Callable[[int | jax.Array, list[jax.Array], State], State]
 
 Noise = Callable[[int | jax.Array], list[jax.Array]]
 """Maps a step to the noise of each of its pieces."""
@@ -56,83 +62,64 @@ class Scores(Rows):
         """Perturbs each step by its ``noise``, which is in a ``unit``."""
         self.noise, self.unit = noise, unit
 
-    def largest(self) -> jax.Array:
-        """The largest logit of each row, of several steps."""
+    def only_scores(self) -> tuple[list[jax.Array], jax.Array]:
+        """The scores of rows of one step, and their largest logits, relative to which they are.
 
-        def larger(step, largest):
-            return functools.reduce(jnp.maximum, self.logits(step), largest)
-
-        return reduced(jnp.max, lax.fori_loop(0, self.layout.steps, larger, self.full(-jnp.inf)))
-
-    def scores(
-        self, step: int | jax.Array, largest: jax.Array | None = None
-    ) -> tuple[list[jax.Array], jax.Array]:
-        """The scores of a step relative to ``largest``, and ``largest``.
-
-        By default that is the step's own largest logit. Where all logits are -inf, the scores are
-        those of equal logits. The noise is drawn while the logits are on
-        their way: the maximum has to wait for them.
+        Where all logits are -inf, the scores are those of equal logits. The noise is drawn while
+        the logits are on their way: the maximum has to wait for them.
         """
-        logits = self.logits(step) if self.only_logits is None else self.only_logits
-        noise = self.noise(step)
-        if largest is None:
-            largest = reduced(jnp.max, functools.reduce(jnp.maximum, logits))
-        is_any_infinite = jnp.max(jnp.isinf(largest).astype(jnp.int32)) > 0
+        assert self.only_logits is not None
+        noise = self.noise(0)
+        largest = largest_of(self.only_logits)
+        return self._perturbed(self.only_logits, noise, largest), largest
+
+    def scores(self, step: int | jax.Array, reference: jax.Array) -> list[jax.Array]:
+        """The scores of a step relative to a ``reference``, of rows of several."""
+        return self._perturbed(self.logits(step), self.noise(step), reference)
+
+    def _perturbed(self, logits, noise, reference) -> list[jax.Array]:
+        is_any_infinite = jnp.max(jnp.isinf(reference).astype(jnp.int32)) > 0
         shifted = lax.cond(
             is_any_infinite,
-            lambda: [below(x, largest) for x in logits],
-            lambda: [x - largest for x in logits],
+            lambda: [below(x, reference) for x in logits],
+            lambda: [x - reference for x in logits],
         )
         if self.unit == 1:
-            return [x + noise for x, noise in zip(shifted, noise, strict=True)], largest
+            return [x + noise for x, noise in zip(shifted, noise, strict=True)]
         add = functools.partial(_philox.multiply_add, interpret=self.layout.interpret)
-        scores = [add(noise, self.unit, x) for x, noise in zip(shifted, noise, strict=True)]
-        return scores, largest
+        return [add(noise, self.unit, x) for x, noise in zip(shifted, noise, strict=True)]
 
-    def first_argmax(self) -> tuple[jax.Array, jax.Array]:
-        """The column of the largest score of each row, -1 without a class; which rows are NaN."""
-        if self.layout.steps == 1:
-            (top, column), largest = self._best(0)
-            return jnp.where(largest == -jnp.inf, -1, column), jnp.isnan(top)
+    def accumulated(self, visit: Visit[State], start: State) -> tuple[State, jax.Array]:
+        """What ``visit(step, scores, state)`` makes of all steps, and what scores are relative to.
 
-        def best_of_each(step, best):
-            largest, top, column = best
-            (top_here, column_here), largest_here = self._best(step)
-            is_here = of_step == step
-            return (
-                jnp.where(is_here, largest_here, largest),
-                jnp.where(is_here, top_here, top),
-                jnp.where(is_here, column_here, column),
-            )
+        That is the largest logit of the first step, as good as that of all where none is larger
+        by more than ``NEAR``. Where one is, all begins again relative to the largest of all.
+        """
 
-        of_step = self.of_steps()
-        nowhere = jnp.full(of_step.shape, -jnp.inf, jnp.float32)
-        start = nowhere, nowhere, jnp.zeros(of_step.shape, jnp.int32)
-        largest, top, column = lax.fori_loop(0, self.layout.steps, best_of_each, start)
-        highest = reduced(jnp.max, largest)
-        top = top + below(largest, highest)
-        attained = jnp.where(top == reduced(jnp.max, top), column, NO_COLUMN)
-        column = jnp.where(highest == -jnp.inf, -1, reduced(jnp.min, attained))
-        return column, jnp.isnan(reduced(jnp.sum, top))
+        def of_step(step, carry):
+            reference, tops, state = carry
+            logits = self.logits(step)
+            scores = self._perturbed(logits, self.noise(step), reference)
+            tops = functools.reduce(jnp.maximum, logits, tops)
+            return reference, tops, visit(step, scores, state)
 
-    def _best(self, step: int | jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        """The largest score of a step, or NaN, and its column; the largest logit."""
-        layout = self.layout
-        (first, *others), largest = self.scores(step)
-        best, piece = first, jnp.zeros(layout.shape, jnp.int32)
-        for number, scores in enumerate(others, 1):
-            piece = jnp.where(scores > best, number, piece)
-            best = _philox.maximum(best, scores, interpret=layout.interpret)
-        column = (piece + step * layout.pieces) * layout.shape[1] + self.column
-        top = reduced(jnp.max, best)
-        column = reduced(jnp.min, jnp.where(best == top, column, NO_COLUMN))
-        # A maximum of rows loses a NaN on a GPU, but a sum of scores, none of which is +inf, not.
-        return (jnp.where(jnp.isnan(reduced(jnp.sum, best)), jnp.nan, top), column), largest
+        def of_all(_, carry):
+            reference, steps, state = carry  # no steps once all is done
+            state = jax.tree.map(lambda x, y: jnp.where(steps > 0, x, y), start, state)
+            carry = reference, self.full(-jnp.inf), state
+            _, tops, state = lax.fori_loop(0, steps, of_step, carry)
+            largest = reduced(jnp.max, tops)
+            is_far = largest > reference + NEAR
+            again = jnp.max(is_far.astype(jnp.int32)) * self.layout.steps
+            return jnp.where(is_far, largest, reference), again, state
 
-    def of_steps(self) -> jax.Array:
-        """The number of each step of a row, and some more."""
-        shape = 1, pl.next_power_of_2(self.layout.steps)
-        return lax.broadcasted_iota(jnp.int32, shape, 1)
+        carry = largest_of(self.logits(0)), jnp.int32(self.layout.steps), start
+        reference, _, state = lax.fori_loop(0, 2, of_all, carry)
+        return state, reference
+
+
+def largest_of(pieces: list[jax.Array]) -> jax.Array:
+    return reduced(jnp.max, functools.reduce(jnp.maximum, pieces))
 
 
 def below(x: jax.Array, largest: jax.Array) -> jax.Array:

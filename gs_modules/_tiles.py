@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jax.typing import DTypeLike
 
 LONGEST_STEP = 16384
 """Columns, up to which a row is one step."""
@@ -26,10 +25,10 @@ LONGEST_STEP = 16384
 STEP = 4096
 """Numbers of a step of several short rows."""
 
-LONG_STEP, LONG_STEP_OF_INDEX = 4096, 8192
-"""Columns of a step of a row that has several: compiling takes long where a row is read twice."""
+LONG_STEP, LONG_WARPS = 2048, 8
+"""Columns of a step of a row that has several, and its warps."""
 
-LONG_WARPS = 8
+NUMBERS_OF_A_WARP, NUMBERS_OF_A_WARP_OF_WIDE_ROWS = 1024, 2048
 
 PIECES = 8
 NARROWEST_PIECE = 8
@@ -55,27 +54,20 @@ class Layout:
     interpret: bool
 
     @classmethod
-    def of(
-        cls,
-        shape: tuple[int, ...],
-        interpret: bool,
-        *,
-        half: int | None = None,
-        is_of_index: bool = False,
-    ) -> Layout:
+    def of(cls, shape: tuple[int, ...], interpret: bool, *, half: int | None = None) -> Layout:
         *leading, classes = shape
         rows = math.prod(leading)
         # Where rows do not start at a multiple of four, they are cut from up to three before.
         columns = classes + (3 if classes % 4 and half is None else 0)
         width = pl.next_power_of_2(max(columns, 4))
         is_long = width > LONGEST_STEP
-        if is_long:
-            width = LONG_STEP_OF_INDEX if is_of_index else LONG_STEP
+        width = LONG_STEP if is_long else width
         halves = 1 if half is None else 2
-        height = max(1, STEP // width // halves)
+        height = 1 if is_long else max(1, STEP // width // halves)
         height = min(height, pl.next_power_of_2(half or rows))
         numbers = height * width * halves
-        warps = LONG_WARPS if is_long else max(1, numbers // (1024 if width < STEP else 2048))
+        of_a_warp = NUMBERS_OF_A_WARP if width < STEP else NUMBERS_OF_A_WARP_OF_WIDE_ROWS
+        warps = LONG_WARPS if is_long else max(1, numbers // of_a_warp)
         pieces = min(PIECES, width // NARROWEST_PIECE)
         pieces = max(1, min(pieces, height * width // (warps * NUMBERS_OF_A_LOAD)))
         steps = pl.cdiv(columns, width)
@@ -185,7 +177,7 @@ class Rows:
 
     def _by_step(self, step: int | jax.Array, function: Callable[[list[Piece]], Any]) -> Any:
         """``function`` of the pieces of a step; without masks, it moves four numbers at a time."""
-        if self.layout.steps == 1 or self.layout.fills_steps:
+        if self.layout.steps == 1 or self.layout.fills_steps or isinstance(step, int):
             return function(self.pieces(step))
         return lax.cond(
             (step > 0) & ((step + 1) * self.layout.columns <= self.layout.classes),
@@ -208,19 +200,19 @@ def call(
     layout: Layout,
     of_rows: jax.Array,
     *args: jax.Array,
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-) -> jax.Array:
+    results: Sequence[jax.ShapeDtypeStruct],
+) -> list[jax.Array]:
     """``kernel(layout, *refs)`` of flat arrays; ``of_rows`` is one number or one for each row."""
     if of_rows.size > 1:
         *leading, _ = args[-1].shape
         of_rows = jnp.broadcast_to(of_rows, (*leading, 1))
     flat = [array.reshape(-1) for array in (of_rows, *args)]
-    return pl.pallas_call(
+    found = pl.pallas_call(
         functools.partial(kernel, layout),
-        out_shape=jax.ShapeDtypeStruct((math.prod(shape),), dtype),
+        out_shape=[jax.ShapeDtypeStruct((result.size,), result.dtype) for result in results],
         grid=(pl.cdiv(layout.half, layout.shape[0]),),
         interpret=layout.interpret,
         compiler_params=plgpu.CompilerParams(num_warps=layout.warps, num_stages=1),
         name=f"gumbel{kernel.__name__}",
-    )(*flat).reshape(shape)
+    )(*flat)
+    return [x.reshape(result.shape) for x, result in zip(found, results, strict=True)]

@@ -20,6 +20,7 @@ KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
 EPSILON = np.finfo(np.float32).eps
 
 
+SAMPLES = _fused.relaxed, _fused.one_hot, _fused.relaxed_and_one_hot
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -38,7 +39,6 @@ def short_rows(monkeypatch):
     """Rows of over 64 classes are long ones, so that small arrays reach every path."""
     monkeypatch.setattr(_tiles, "LONGEST_STEP", 64)
     monkeypatch.setattr(_tiles, "LONG_STEP", 64)
-    monkeypatch.setattr(_tiles, "LONG_STEP_OF_INDEX", 64)
     monkeypatch.setattr(_tiles, "STEP", 64)
 
 
@@ -55,9 +55,8 @@ def as_on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(_kernels, "serve", serve)
     monkeypatch.setattr(_kernels, "by_platform", by_platform)
-    for name in ("relaxed", "one_hot", "first_argmax", "jacobian_product"):
-        interpreted = functools.partial(getattr(_fused, name), interpret=True)
-        monkeypatch.setattr(_fused, name, interpreted)
+    for draw in (*SAMPLES, _fused.first_argmax, _fused.jacobian_product):
+        monkeypatch.setattr(_fused, draw.__name__, functools.partial(draw, interpret=True))
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -125,9 +124,29 @@ def test_samples_are_those_of_xla(short_rows, key, rows, classes, dtype):
     expected_index = _rows.first_argmax(_relaxed.perturbed(wide, noise, 1), 1)
     expected = _relaxed.one_hot(expected_index, wide, temperature, 1)
     np.testing.assert_array_equal(hard.astype(jnp.float32), expected)
+    both = interpreted(_fused.relaxed_and_one_hot, data, logits, temperature, dtype)
+    np.testing.assert_array_equal(both[0], soft)
+    np.testing.assert_array_equal(both[1].astype(jnp.float32), hard.astype(jnp.float32))
     index = interpreted(_fused.first_argmax, data, logits)
     expected = expected_index[:, 0]
     np.testing.assert_array_equal(index, expected)
+
+
+def test_a_long_row_begins_again_where_a_later_step_is_far_larger(short_rows):
+    logits = 3 * jax.random.normal(jax.random.key(5), (7, 203))
+    logits = logits.at[0, :64].set(-jnp.inf).at[1, -1].add(40.0).at[2, 100].set(jnp.inf)
+    logits = logits.at[3, :150].set(-jnp.inf).at[3, 160].set(jnp.nan).at[4, 150].set(1e9)
+    logits = logits.at[5, :64].add(-1e9).at[6].add(jnp.arange(203.0))
+    temperature = jnp.float32(0.5)
+    noise = gumbel_noise_like(KEY, logits)
+    index = _rows.first_argmax(_relaxed.perturbed(logits, noise, 1), 1)
+    expected = _relaxed.relaxed(logits, noise, temperature, 1)
+    arguments = jax.random.key_data(KEY), logits, temperature, jnp.float32
+    relaxed, one_hot = interpreted(_fused.relaxed_and_one_hot, *arguments)
+    np.testing.assert_allclose(relaxed, expected, atol=8 * EPSILON)
+    np.testing.assert_array_equal(one_hot, _relaxed.one_hot(index, logits, temperature, 1))
+    np.testing.assert_array_equal(interpreted(_fused.relaxed, *arguments), relaxed)
+    np.testing.assert_array_equal(interpreted(_fused.first_argmax, *arguments[:2]), index[:, 0])
 
 
 @pytest.mark.parametrize("key", [KEY, DEFAULT], ids=["rbg", "default"])
@@ -373,7 +392,8 @@ def test_triton_has_all_that_kernels_compute_by(impl, classes):
 
     @jax.jit
     def kernels(data, logits):
-        samples = [draw(data, logits, one, "float32") for draw in (_fused.relaxed, _fused.one_hot)]
+        samples = [draw(data, logits, one, "float32") for draw in SAMPLES[:2]]
+        samples += _fused.relaxed_and_one_hot(data, logits, one, "float32")
         if classes < 2**14:
             samples.append(_fused.jacobian_product(samples[0], one, logits, "float32"))
         return *samples, _fused.first_argmax(data, logits)
@@ -383,7 +403,7 @@ def test_triton_has_all_that_kernels_compute_by(impl, classes):
     mesh = jax.sharding.AbstractMesh((1,), ("x",), auto, abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh):  # which Pallas of jax 0.12 asks for the GPU
         text = kernels.trace(data, logits).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("custom_call @__gpu$xla.gpu.triton") == (4 if classes < 2**14 else 3)
+    assert text.count("custom_call @__gpu$xla.gpu.triton") == (5 if classes < 2**14 else 4)
 
 
 @pytest.mark.parametrize("classes", [1, 3, 70, 1000])
@@ -429,3 +449,49 @@ def test_on_a_gpu_the_index_is_that_of_the_host(whose, classes, key):
     expected = np.argmax(np.where(np.isnan(scores), -np.inf, scores), 1)
     expected[0], expected[1] = -1, -2  # without a class, and with NaN
     np.testing.assert_array_equal(index, expected)
+
+
+ON_A_GPU = [
+    *(
+        (key, classes, dtype)
+        for key in (KEY, DEFAULT)
+        for classes, dtype in [(16, jnp.float32), (999, jnp.bfloat16)]
+    ),
+    (KEY, 3, jnp.bfloat16),
+    (KEY, 8192, jnp.float32),
+    (KEY, 50257, jnp.float32),
+    (KEY, 50257, jnp.bfloat16),
+    (DEFAULT, 1001, jnp.bfloat16),
+]
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize(("key", "classes", "dtype"), ON_A_GPU)
+def test_on_a_gpu_samples_and_gradients_are_those_of_xla(monkeypatch, key, classes, dtype):
+    logits = logits_of(301, classes, dtype)
+    cotangent = jax.random.normal(jax.random.key(6), logits.shape, dtype)
+
+    def everything():
+        def both(logits, cotangent):
+            results = [gs.gumbel_max(key, logits)]
+            for hard in (False, True):
+                draw = functools.partial(gs.gumbel_softmax, key, temperature=0.5, hard=hard)
+                sample, backward = jax.vjp(draw, logits)
+                results += [draw(logits), sample, *backward(cotangent)]
+            return [result.astype(jnp.float32) for result in results]
+
+        jax.clear_caches()  # what was traced with kernels, or without
+        return jax.jit(both)(logits, cotangent)
+
+    found = everything()
+    monkeypatch.setattr(_kernels, "serve", lambda *_: False)
+    expected = everything()
+    jax.clear_caches()
+    index, soft, soft_again, gradient, hard, hard_again, gradient_of_hard = zip(
+        found, expected, strict=True
+    )
+    for pair in (index, hard, hard_again):
+        np.testing.assert_array_equal(*pair)
+    tolerance = 2e-5 if dtype == jnp.float32 else 1e-2
+    for pair in (soft, soft_again, gradient, gradient_of_hard):
+        np.testing.assert_allclose(*pair, rtol=tolerance, atol=tolerance)
