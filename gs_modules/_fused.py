@@ -2,9 +2,8 @@
 
 XLA writes the noise, or computes it again for each reduction of a row; here a row stays in
 registers, so that the logits are read and the sample is written, and that is all. A long row does
-not fit there. For an index it is still read once, each of its steps as if it were a row; for a
-relaxed sample it is read for its maximum, for its total and for the sample, and its noise drawn
-twice.
+not fit there: it is read once for an index, and once more for a relaxed sample, whose noise is
+then drawn twice.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ PHILOX_WORDS = 4
 LN_2 = float(np.log(2))
 
 NEAR = 8.0
-"""Noise is as large, and rounded as much."""
+"""How far above its reference a logit is rounded no more than noise is."""
 
 State = TypeVar("State")
 Visit = Callable[[int | jax.Array, list[jax.Array], State], State]
@@ -53,7 +53,7 @@ class Scores(Rows):
     def __init__(self, layout: Layout, logits_ref, *, is_second: bool = False):
         super().__init__(layout, is_second=is_second)
         self.logits_ref = logits_ref
-        self.only_logits = self.logits(0) if layout.steps == 1 else None
+        self.first_logits = self.logits(0)
 
     def logits(self, step: int | jax.Array) -> list[jax.Array]:
         return self.load(self.logits_ref, step, -jnp.inf)
@@ -68,10 +68,8 @@ class Scores(Rows):
         Where all logits are -inf, the scores are those of equal logits. The noise is drawn while
         the logits are on their way: the maximum has to wait for them.
         """
-        assert self.only_logits is not None
-        noise = self.noise(0)
-        largest = largest_of(self.only_logits)
-        return self._perturbed(self.only_logits, noise, largest), largest
+        noise, largest = self.noise(0), largest_of(self.first_logits)
+        return self._perturbed(self.first_logits, noise, largest), largest
 
     def scores(self, step: int | jax.Array, reference: jax.Array) -> list[jax.Array]:
         """The scores of a step relative to a ``reference``, of rows of several."""
@@ -92,8 +90,8 @@ class Scores(Rows):
     def accumulated(self, visit: Visit[State], start: State) -> tuple[State, jax.Array]:
         """What ``visit(step, scores, state)`` makes of all steps, and what scores are relative to.
 
-        That is the largest logit of the first step, as good as that of all where none is larger
-        by more than ``NEAR``. Where one is, all begins again relative to the largest of all.
+        That is the largest logit of the first step, which spares a pass for the largest of all.
+        Where a later one is larger by more than ``NEAR``, all begins again, relative to that.
         """
 
         def of_step(step, carry):
@@ -113,7 +111,7 @@ class Scores(Rows):
             again = jnp.max(is_far.astype(jnp.int32)) * self.layout.steps
             return jnp.where(is_far, largest, reference), again, state
 
-        carry = largest_of(self.logits(0)), jnp.int32(self.layout.steps), start
+        carry = largest_of(self.first_logits), jnp.int32(self.layout.steps), start
         reference, _, state = lax.fori_loop(0, 2, of_all, carry)
         return state, reference
 

@@ -184,6 +184,7 @@ def test_any_axis_keys_of_both_kinds_and_vmap_over_keys_draw_the_same():
     np.testing.assert_array_equal(hard.argmax(0), gs.gumbel_max(KEY, logits.T, axis=0))
 
 
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
 @pytest.mark.parametrize("classes", [1008, 4096])
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
