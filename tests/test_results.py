@@ -85,7 +85,7 @@ def test_samples_are_faster_than_those_of_every_peer():
 def test_samples_on_a_gpu():
     large = [
         shape
-        for shape in recorded("gpu_h100_80gb_hbm3")["results"]
+        for shape in recorded("gpu_h200")["results"]
         if shape["dtype"] == "float32" and shape["classes"] <= 8192
         if 4 * shape["rows"] * shape["classes"] >= 262e6
     ]
