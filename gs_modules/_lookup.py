@@ -79,8 +79,10 @@ def _gumbel_lookup(key, logits, table, temperature, where):
 def _chosen_rows(table, chosen, key, logits, temperature, index, given):
     """``table[chosen]``, zero for -1; the others are what its derivative is drawn by."""
     del key, logits, temperature, index, given
-    sharding = sharding_with(chosen, lambda spec: (*spec, *[None] * (table.ndim - 1)))
-    rows = table.at[jnp.maximum(chosen, 0)].get(out_sharding=sharding)
+    index = jnp.atleast_1d(chosen)  # of a single row, vmap on an explicit mesh would not find rows
+    sharding = sharding_with(index, lambda spec: (*spec, *[None] * (table.ndim - 1)))
+    rows = table.at[jnp.maximum(index, 0)].get(out_sharding=sharding)
+    rows = rows.reshape(*chosen.shape, *table.shape[1:])
     return jnp.where(_like_rows(chosen >= 0, table), rows, 0)
 
 

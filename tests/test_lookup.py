@@ -1,9 +1,12 @@
 """A lookup against the product of a hard sample and the table, with derivatives of both orders."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 import gs_modules as gs
 
@@ -82,3 +85,15 @@ def test_the_index_has_no_derivative_and_rows_of_nan_give_none_to_the_table():
     expected = np.zeros((2, 3))
     expected[index] = 1
     np.testing.assert_array_equal(jax.grad(total)(jnp.ones((2, 3))), expected)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5)], ids=str)
+def test_keys_may_be_divided_by_an_explicit_mesh(shape):
+    logits, table = jax.random.normal(KEY, shape), jax.random.normal(KEY, (5, 2))
+    lookups = jax.jit(jax.vmap(functools.partial(gs.gumbel_lookup, logits=logits, table=table)))
+    keys = jax.random.split(KEY, 4)
+    expected = lookups(keys)
+    mesh = jax.make_mesh((4,), ("keys",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        found = lookups(jax.reshard(keys, PartitionSpec("keys")))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
