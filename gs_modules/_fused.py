@@ -3,7 +3,7 @@
 XLA writes the noise, or computes it again for each reduction of a row; here a row stays in
 registers, so that the logits are read and the sample is written, and that is all. A long row does
 not fit there: it is read once for an index, and once more for a relaxed sample, whose noise is
-then drawn twice.
+then drawn twice; and again from the start where its first step misled (``Scores.accumulated``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from gs_modules._scores import PHILOX_WORDS, Scores, largest_of, perturbed_rows
 from gs_modules._tiles import Layout, Rows, call, reduced
 
 LOG2_E = np.float32(np.log2(np.e))
-TINY = np.finfo(np.float32).tiny
 LOWEST = np.finfo(np.float32).min
 NO_COLUMN = 2**31 - 1
 
@@ -124,40 +123,38 @@ def _relaxed_and_one_hot(layout, temperature_ref, key_ref, logits_ref, relaxed_r
 
 
 def _first_argmax(layout, temperature_ref, key_ref, logits_ref, out_ref):
-    del temperature_ref
     for rows in perturbed_rows(layout, key_ref, logits_ref):
-        argmax = OneHot(rows, 1)
+        argmax = OneHot(rows, rows.of_each(temperature_ref))
         _read(rows, [argmax])
         index = jnp.where(argmax.column < 0, -1, argmax.column - (rows.first - rows.start))
         index = jnp.where(argmax.is_nan, -2, index)
         plgpu.store(out_ref.at[rows.row], index, mask=rows.is_row)
 
 
-def _read(rows: Scores, samples: list[Softmax | OneHot]) -> jax.Array | None:
-    """Gives each sample the scores of the rows; what those of several steps are relative to."""
+def _read(rows: Scores, samples: list[Softmax | OneHot]) -> None:
+    """Shows every sample the scores of the rows, which are drawn once."""
     if rows.layout.steps == 1:
         scores, largest = rows.only_scores()
         for sample in samples:
-            sample.read(scores, largest == -jnp.inf)
-        return None
+            sample.read(scores, largest)
+        return
 
     def visit(step, scores, states):
         return [s.add(step, scores, state) for s, state in zip(samples, states, strict=True)]
 
     states, reference = rows.accumulated(visit, [sample.start() for sample in samples])
     for sample, state in zip(samples, states, strict=True):
-        sample.finish(state, reference == -jnp.inf)
-    return reference
+        sample.finish(state, reference)
 
 
-def _write(rows: Scores, samples: list[tuple[Softmax | OneHot, Any]]) -> None:
-    steps, reference = rows.layout.steps, _read(rows, [sample for sample, _ in samples])
+def _write(rows: Scores, samples_and_refs: list[tuple[Softmax | OneHot, Any]]) -> None:
+    _read(rows, [sample for sample, _ in samples_and_refs])
+    steps = rows.layout.steps
 
     def write(step, carry):
         step = steps - 1 - step  # what was read last may still be in the cache
-        scores = None if reference is None else rows.scores(step, reference)
-        for sample, ref in samples:
-            rows.store(ref, step, sample.values(step, scores))
+        for sample, ref in samples_and_refs:
+            rows.store(ref, step, sample.values(step))
         return carry
 
     if steps == 1:
@@ -167,21 +164,15 @@ def _write(rows: Scores, samples: list[tuple[Softmax | OneHot, Any]]) -> None:
 
 
 class Softmax:
-    """``softmax(scores / temperature)``."""
+    """``softmax(scores / temperature)``, of one step by ``read``, of several by the others."""
 
     def __init__(self, rows: Scores, temperature: jax.Array):
         self.rows, self.is_wrong = rows, jnp.isnan(temperature)
-        scale = LOG2_E / temperature
-        # A temperature of 1e38 would make it 0, and 0 * -inf is NaN; a maximum would lose a NaN.
-        self.scale = jnp.where(self.is_wrong | (scale < TINY), TINY, scale)
+        self.scale = jnp.where(self.is_wrong, 1, LOG2_E / temperature)
 
-    def weights(self, scores: list[jax.Array], top: jax.Array) -> list[jax.Array]:
-        exp2 = functools.partial(_philox.exp2, interpret=self.rows.layout.interpret)
-        return [exp2((x - top) * self.scale) for x in scores]
-
-    def read(self, scores: list[jax.Array], is_empty: jax.Array) -> None:
-        self.only_weights = self.weights(scores, largest_of(scores))
-        self._divide_by(functools.reduce(jnp.add, self.only_weights), is_empty)
+    def read(self, scores: list[jax.Array], largest: jax.Array) -> None:
+        self.only_weights = self._weights(scores, largest_of(scores))
+        self._divide_by(functools.reduce(jnp.add, self.only_weights), largest)
 
     def start(self):
         return self.rows.full(-jnp.inf), self.rows.full(0)
@@ -192,36 +183,45 @@ class Softmax:
         top, total = running
         higher = functools.reduce(jnp.maximum, scores, top)
         finite = jnp.maximum(higher, LOWEST)
-        (rest,) = self.weights([top], finite)
-        return higher, functools.reduce(jnp.add, self.weights(scores, finite), total * rest)
+        (rest,) = self._weights([top], finite)
+        return higher, functools.reduce(jnp.add, self._weights(scores, finite), total * rest)
 
-    def finish(self, running, is_empty: jax.Array) -> None:
+    def finish(self, running, reference: jax.Array) -> None:
         tops, totals = running
-        self.top = reduced(jnp.max, tops)
-        (rest,) = self.weights([tops], self.top)
-        self._divide_by(totals * rest, is_empty)
+        self.reference, self.top = reference, reduced(jnp.max, tops)
+        (rest,) = self._weights([tops], self.top)
+        self._divide_by(totals * rest, reference)
 
-    def _divide_by(self, totals: jax.Array, is_empty: jax.Array) -> None:
+    def values(self, step: int | jax.Array) -> list[jax.Array]:
+        if self.rows.layout.steps == 1:
+            weights = self.only_weights
+        else:
+            weights = self._weights(self.rows.scores(step, self.reference), self.top)
+        return [weight * self.inverse for weight in weights]
+
+    def _weights(self, scores: list[jax.Array], top: jax.Array) -> list[jax.Array]:
+        exp2 = functools.partial(_philox.exp2, interpret=self.rows.layout.interpret)
+        return [exp2((x - top) * self.scale) for x in scores]
+
+    def _divide_by(self, totals: jax.Array, reference: jax.Array) -> None:
         total = reduced(jnp.sum, totals)
         inverse = jnp.where(self.is_wrong, jnp.nan, 1 / total)
         # A maximum loses a NaN on a GPU: beside excluded classes alone, it makes a row look empty.
-        self.inverse = jnp.where(is_empty & ~jnp.isnan(total), 0, inverse)
-
-    def values(self, step, scores: list[jax.Array] | None) -> list[jax.Array]:
-        del step
-        weights = self.only_weights if scores is None else self.weights(scores, self.top)
-        return [weight * self.inverse for weight in weights]
+        self.inverse = jnp.where((reference == -jnp.inf) & ~jnp.isnan(total), 0, inverse)
 
 
 class OneHot:
-    """1 where the score is the largest, in the first such ``column``, -1 without a class."""
+    """1 where the score is the largest, in the first such ``column``, which is -1 without a class.
 
-    def __init__(self, rows: Scores, temperature: jax.Array | float):
-        self.rows, self.temperature = rows, temperature
+    Read like ``Softmax``.
+    """
 
-    def read(self, scores: list[jax.Array], is_empty: jax.Array) -> None:
+    def __init__(self, rows: Scores, temperature: jax.Array):
+        self.rows, self.is_wrong = rows, jnp.isnan(temperature)
+
+    def read(self, scores: list[jax.Array], largest: jax.Array) -> None:
         first, *others = scores
-        self.finish(self._better((first, self._piece(0)), 1, others), is_empty)
+        self.finish(self._better((first, self._piece(0)), 1, others), largest)
 
     def start(self):
         return self.rows.full(-jnp.inf), self._piece(0)
@@ -229,31 +229,30 @@ class OneHot:
     def add(self, step, scores, running):
         return self._better(running, step * self.rows.layout.pieces, scores)
 
+    def finish(self, running, reference: jax.Array) -> None:
+        best, piece = running
+        column = piece * self.rows.layout.shape[1] + self.rows.column
+        column = jnp.where(best == reduced(jnp.max, best), column, NO_COLUMN)
+        self.column = jnp.where(reference == -jnp.inf, -1, reduced(jnp.min, column))
+        # A maximum of rows loses a NaN on a GPU, but a sum of scores, none of which is +inf, not.
+        is_nan = jnp.isnan(reduced(jnp.sum, best))
+        self.is_nan = is_nan | (self.is_wrong & (self.column >= 0))
+
+    def values(self, step: int | jax.Array) -> list[jax.Array]:
+        one, zero = (jnp.where(self.is_nan, jnp.nan, jnp.float32(value)) for value in (1, 0))
+        is_one = [self.rows.column == self.column - x.column for x in self.rows.pieces(step)]
+        return [jnp.where(x, one, zero) for x in is_one]
+
     def _piece(self, number: int) -> jax.Array:
         return jnp.full(self.rows.layout.shape, number, jnp.int32)
 
-    def _better(self, best_and_piece, first, scores):
+    def _better(self, running, first: int | jax.Array, scores: list[jax.Array]):
         """The best score of each position of a piece, or NaN, and the number of its piece."""
-        best, piece = best_and_piece
+        best, piece = running
         for number, score in enumerate(scores):
             piece = jnp.where(score > best, first + number, piece)
             best = _philox.maximum(best, score, interpret=self.rows.layout.interpret)
         return best, piece
-
-    def finish(self, running, is_empty: jax.Array) -> None:
-        best, piece = running
-        column = piece * self.rows.layout.shape[1] + self.rows.column
-        column = jnp.where(best == reduced(jnp.max, best), column, NO_COLUMN)
-        self.column = jnp.where(is_empty, -1, reduced(jnp.min, column))
-        # A maximum of rows loses a NaN on a GPU, but a sum of scores, none of which is +inf, not.
-        is_nan = jnp.isnan(reduced(jnp.sum, best))
-        self.is_nan = is_nan | (jnp.isnan(self.temperature) & (self.column >= 0))
-
-    def values(self, step, scores: list[jax.Array] | None) -> list[jax.Array]:
-        del scores
-        one, zero = (jnp.where(self.is_nan, jnp.nan, jnp.float32(value)) for value in (1, 0))
-        is_one = [self.rows.column == self.column - x.column for x in self.rows.pieces(step)]
-        return [jnp.where(x, one, zero) for x in is_one]
 
 
 def _jacobian_product(layout, scale_ref, relaxed_ref, vector_ref, out_ref):

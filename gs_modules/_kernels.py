@@ -16,9 +16,6 @@ from gs_modules._sharding import has_one_device
 LARGEST_SIZE = 2**31 - 2**15
 """Kernels count in int32, and to the end of a step."""
 
-MOST_CLASSES = 2**20
-"""A kernel keeps some numbers of each step of a row."""
-
 
 @functools.cache
 def fused() -> Any:
@@ -45,7 +42,7 @@ def serve(array: jax.Array, axis: int) -> bool:
         and array.dtype != jnp.float64
         and axis == array.ndim - 1
         and is_static(array.shape)
-        and 2 < array.shape[axis] <= MOST_CLASSES
+        and array.shape[axis] > 2
         and 0 < array.size <= LARGEST_SIZE
     )
 

@@ -25,7 +25,7 @@ PHILOX_WORDS = 4
 LN_2 = float(np.log(2))
 
 NEAR = 8.0
-"""How far above its reference a logit is rounded no more than noise is."""
+"""By how much a reference may be too low: a score of 8 to 16 is then rounded as one of up to 24."""
 
 State = TypeVar("State")
 Visit = Callable[[int | jax.Array, list[jax.Array], State], State]
@@ -36,37 +36,37 @@ Noise = Callable[[int | jax.Array], list[jax.Array]]
 
 def perturbed_rows(layout: Layout, key_ref, logits_ref) -> list[Scores]:
     """The rows of this program, of each half where there are two."""
+    rows = Rows(layout)
     if key_ref.shape[0] == PHILOX_WORDS:
-        rows = Scores(layout, logits_ref)
         # Less a constant, which neither argmax nor softmax notices.
-        rows.perturb(_philox_noise(rows, key_ref), -LN_2)
-        return [rows]
-    halves = [Scores(layout, logits_ref, is_second=is_second) for is_second in (False, True)]
-    for rows, noise in zip(halves, _threefry_noise(halves[0], key_ref), strict=True):
-        rows.perturb(lambda _, noise=noise: noise, 1)
-    return halves
+        return [Scores(layout, logits_ref, _philox_noise(rows, key_ref), -LN_2)]
+    halves = functools.cache(lambda: _threefry_noise(rows, key_ref))
+    return [
+        Scores(layout, logits_ref, lambda _, half=half: halves()[half], 1, is_second=half == 1)
+        for half in (0, 1)
+    ]
 
 
 class Scores(Rows):
-    """Rows of logits with their scores, as ``_relaxed.perturbed`` has them, step by step."""
+    """Rows of logits with their scores, as ``_relaxed.perturbed`` has them, step by step.
 
-    def __init__(self, layout: Layout, logits_ref, *, is_second: bool = False):
+    ``noise`` is in a ``unit``, and drawn while the first logits are on their way.
+    """
+
+    def __init__(
+        self, layout: Layout, logits_ref, noise: Noise, unit: float, *, is_second: bool = False
+    ):
         super().__init__(layout, is_second=is_second)
-        self.logits_ref = logits_ref
+        self.logits_ref, self.noise, self.unit = logits_ref, noise, unit
         self.first_logits = self.logits(0)
 
     def logits(self, step: int | jax.Array) -> list[jax.Array]:
         return self.load(self.logits_ref, step, -jnp.inf)
 
-    def perturb(self, noise: Noise, unit: float) -> None:
-        """Perturbs each step by its ``noise``, which is in a ``unit``."""
-        self.noise, self.unit = noise, unit
-
     def only_scores(self) -> tuple[list[jax.Array], jax.Array]:
         """The scores of rows of one step, and their largest logits, relative to which they are.
 
-        Where all logits are -inf, the scores are those of equal logits. The noise is drawn while
-        the logits are on their way: the maximum has to wait for them.
+        Where all logits are -inf, the scores are those of equal logits.
         """
         noise, largest = self.noise(0), largest_of(self.first_logits)
         return self._perturbed(self.first_logits, noise, largest), largest
@@ -90,8 +90,9 @@ class Scores(Rows):
     def accumulated(self, visit: Visit[State], start: State) -> tuple[State, jax.Array]:
         """What ``visit(step, scores, state)`` makes of all steps, and what scores are relative to.
 
-        That is the largest logit of the first step, which spares a pass for the largest of all.
-        Where a later one is larger by more than ``NEAR``, all begins again, relative to that.
+        That should be the largest logit, which is known only in the end. The largest of the first
+        step stands for it. If a later one is larger by more than ``NEAR``, the row is visited from
+        the start again, relative to the largest of all.
         """
 
         def of_step(step, carry):
@@ -102,16 +103,17 @@ class Scores(Rows):
             return reference, tops, visit(step, scores, state)
 
         def of_all(_, carry):
-            reference, steps, state = carry  # no steps once all is done
+            reference, steps, state = carry
             state = jax.tree.map(lambda x, y: jnp.where(steps > 0, x, y), start, state)
             carry = reference, self.full(-jnp.inf), state
             _, tops, state = lax.fori_loop(0, steps, of_step, carry)
             largest = reduced(jnp.max, tops)
             is_far = largest > reference + NEAR
-            again = jnp.max(is_far.astype(jnp.int32)) * self.layout.steps
-            return jnp.where(is_far, largest, reference), again, state
+            steps = jnp.max(is_far.astype(jnp.int32)) * self.layout.steps
+            return jnp.where(is_far, largest, reference), steps, state
 
         carry = largest_of(self.first_logits), jnp.int32(self.layout.steps), start
+        # The second time it has no steps, but for such rows: while loops crash Triton's compiler.
         reference, _, state = lax.fori_loop(0, 2, of_all, carry)
         return state, reference
 

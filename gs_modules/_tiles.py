@@ -29,9 +29,10 @@ LONG_STEP, LONG_WARPS = 2048, 8
 """Columns of a step of a row that has several, and its warps."""
 
 NUMBERS_OF_A_WARP, NUMBERS_OF_A_WARP_OF_WIDE_ROWS = 1024, 2048
+"""Of the rows of a program, or of a row that fills one by itself."""
 
-PIECES = 8
-NARROWEST_PIECE = 8
+PIECES, NARROWEST_PIECE = 8, 8
+"""Pieces of a step at most, and columns of a piece at least."""
 
 NUMBERS_OF_A_LOAD = 128
 """Numbers that a warp loads at once, four for each thread."""
@@ -41,7 +42,7 @@ NUMBERS_OF_A_LOAD = 128
 class Layout:
     """Every program has ``shape[0]`` rows, in steps of ``pieces`` tiles of ``shape``.
 
-    Of an array in ``halves``, it has as many rows of each half, the first of which has ``half``.
+    Of an array in two halves, it has as many rows of each, the first of which has ``half``.
     """
 
     rows: int
