@@ -4,8 +4,8 @@
 
 Every figure is the median time of a compiled call, of many that are dispatched before the last is
 waited for. `of_copy` compares the bytes that the work must move, each input read and each output
-written once, with what an elementwise copy of the same array moves in the same run; below some
-30 microseconds it is the dispatch that is measured. `xla` is this library without its kernels.
+written once, with what an elementwise copy of the same array moves in the same run; below 30 to
+70 microseconds it is the dispatch that is measured. `xla` is this library without its kernels.
 Textbook JAX is `jax.random.uniform`, two logarithms with an epsilon, a softmax, and
 `stop_gradient(one_hot(argmax) - y) + y`. Forward and backward are kept apart by a barrier, as the
 decoder of a model would. Writes `benchmarks/results/gpu_NAME.json`.

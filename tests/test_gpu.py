@@ -1,6 +1,7 @@
 """The kernels of a GPU, interpreted on CPU, against what XLA computes of the same bits.
 
-``test_law.py``, ``test_relaxed.py`` and ``test_derivatives.py`` run on a GPU too.
+``test_law.py``, ``test_relaxed.py`` and ``test_derivatives.py`` run on a GPU too, with
+``JAX_PLATFORMS=cuda,cpu``.
 """
 
 import functools
