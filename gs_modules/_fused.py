@@ -9,6 +9,7 @@ then drawn twice; and again from the start where its first step misled (``Scores
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,52 +28,34 @@ LOWEST = np.finfo(np.float32).min
 NO_COLUMN = 2**31 - 1
 
 
-def relaxed(
+def samples(
     key: jax.Array,
     logits: jax.Array,
     temperature: jax.Array,
-    dtype: DTypeLike,
-    *,
-    interpret: bool = False,
-) -> jax.Array:
-    """``softmax((logits + G) / temperature)`` over the last axis, in ``dtype``.
-
-    ``key`` is the data of a key: four words for Philox, two for threefry, by which rows of one step
-    alone are drawn, and not a single one. ``temperature`` is positive or NaN, of size 1 or
-    ``[..., 1]``.
-    """
-    result = jax.ShapeDtypeStruct(logits.shape, dtype)
-    return _drawn(_relaxed, key, logits, temperature, [result], interpret)[0]
-
-
-def one_hot(
-    key: jax.Array,
-    logits: jax.Array,
-    temperature: jax.Array,
-    dtype: DTypeLike,
-    *,
-    interpret: bool = False,
-) -> jax.Array:
-    """The one-hot argmax of ``logits + G``, of the noise of ``relaxed``; see there."""
-    result = jax.ShapeDtypeStruct(logits.shape, dtype)
-    return _drawn(_one_hot, key, logits, temperature, [result], interpret)[0]
-
-
-def relaxed_and_one_hot(
-    key: jax.Array,
-    logits: jax.Array,
-    temperature: jax.Array,
-    dtype: DTypeLike,
+    kinds: Sequence[tuple[bool, DTypeLike]],
     *,
     interpret: bool = False,
 ) -> list[jax.Array]:
-    """``relaxed`` in float32 and ``one_hot`` in ``dtype``, of noise that is drawn once."""
-    results = [jax.ShapeDtypeStruct(logits.shape, each) for each in (jnp.float32, dtype)]
-    return _drawn(_relaxed_and_one_hot, key, logits, temperature, results, interpret)
+    """``softmax((logits + G) / temperature)`` over the last axis, or its one-hot argmax.
+
+    One for each of ``kinds``, of noise that is drawn once: whether it is hard, and its dtype.
+    ``key`` is the data of a key: four words for Philox, two for threefry, by which rows of one step
+    alone are drawn, and not a single one. ``temperature`` is as ``_relaxed.positive_or_nan`` gives
+    it, of size 1 or ``[..., 1]``.
+    """
+
+    def _samples(layout, temperature_ref, key_ref, logits_ref, *refs):
+        for rows in perturbed_rows(layout, key_ref, logits_ref):
+            temperature = rows.of_each(temperature_ref)
+            drawn = [(OneHot if hard else Softmax)(rows, temperature) for hard, _ in kinds]
+            _write(rows, list(zip(drawn, refs, strict=True)))
+
+    results = [jax.ShapeDtypeStruct(logits.shape, dtype) for _, dtype in kinds]
+    return _drawn(_samples, key, logits, temperature, results, interpret)
 
 
 def first_argmax(key: jax.Array, logits: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """The index of ``one_hot``, int32; -1 for a row without a class, -2 for one with NaN."""
+    """The index of a hard sample, int32; -1 for a row without a class, -2 for one with NaN."""
     result = jax.ShapeDtypeStruct(logits.shape[:-1], jnp.int32)
     one = jnp.ones((), jnp.float32)
     return _drawn(_first_argmax, key, logits, one, [result], interpret)[0]
@@ -103,23 +86,6 @@ def _drawn(kernel, key, logits, temperature, results, interpret) -> list[jax.Arr
         half = _threefry.first_half(logits.shape) // logits.shape[-1]
     layout = Layout.of(logits.shape, interpret, half=half)
     return call(kernel, layout, temperature, key, logits, results=results)
-
-
-def _relaxed(layout, temperature_ref, key_ref, logits_ref, out_ref):
-    for rows in perturbed_rows(layout, key_ref, logits_ref):
-        _write(rows, [(Softmax(rows, rows.of_each(temperature_ref)), out_ref)])
-
-
-def _one_hot(layout, temperature_ref, key_ref, logits_ref, out_ref):
-    for rows in perturbed_rows(layout, key_ref, logits_ref):
-        _write(rows, [(OneHot(rows, rows.of_each(temperature_ref)), out_ref)])
-
-
-def _relaxed_and_one_hot(layout, temperature_ref, key_ref, logits_ref, relaxed_ref, one_hot_ref):
-    for rows in perturbed_rows(layout, key_ref, logits_ref):
-        temperature = rows.of_each(temperature_ref)
-        softmax, one_hot = Softmax(rows, temperature), OneHot(rows, temperature)
-        _write(rows, [(softmax, relaxed_ref), (one_hot, one_hot_ref)])
 
 
 def _first_argmax(layout, temperature_ref, key_ref, logits_ref, out_ref):

@@ -39,66 +39,43 @@ def sample(
 
     Both have the derivative of the first.
     """
-    return _sample(jax.random.key_data(key), logits, temperature, hard, dtype)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _sample(data, logits, temperature, hard, dtype):
-    def by_xla(data, logits, temperature):
-        return _by_xla(data, logits, temperature)[hard].astype(dtype)
-
-    def by_kernel(data, logits, temperature):
-        draw = _kernels.fused().one_hot if hard else _kernels.fused().relaxed
-        return draw(data, logits, _relaxed.positive_or_nan(temperature), dtype)
-
-    return _kernels.by_platform(by_kernel, by_xla, data, logits, temperature)
-
-
-@functools.partial(_sample.defjvp, symbolic_zeros=True)
-def _sample_jvp(hard, dtype, primals, tangents):
-    data, logits, temperature = primals
-    if hard:
-        soft, sample = _both_samples(data, logits, temperature, dtype)
-    else:
-        soft = _sample(data, logits, temperature, False, jnp.float32)
-        sample = soft.astype(dtype)
-    _, *tangents = tangents
-    return sample, _relaxed.softmax_tangent(soft, temperature, *tangents, soft.ndim - 1, dtype)
+    return _samples(jax.random.key_data(key), logits, temperature, ((hard, dtype),))[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _both_samples(data, logits, temperature, dtype):
-    """Soft in float32 and hard in ``dtype``, with the derivative of the first."""
+def _samples(data, logits, temperature, kinds):
+    """A list as ``_fused.samples`` draws it, of noise that is drawn once."""
 
     def by_xla(data, logits, temperature):
-        soft, hard = _by_xla(data, logits, temperature)
-        return soft, hard.astype(dtype)
+        logits, noise = _logits_and_noise(data, logits)
+        axis = logits.ndim - 1
+
+        def sample(hard):
+            if not hard:
+                return _relaxed.relaxed(logits, noise, temperature, axis)
+            index = _rows.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
+            return _relaxed.one_hot(index, logits, temperature, axis)
+
+        return [sample(hard).astype(dtype) for hard, dtype in kinds]
 
     def by_kernel(data, logits, temperature):
         temperature = _relaxed.positive_or_nan(temperature)
-        return tuple(_kernels.fused().relaxed_and_one_hot(data, logits, temperature, dtype))
+        return _kernels.fused().samples(data, logits, temperature, kinds)
 
     return _kernels.by_platform(by_kernel, by_xla, data, logits, temperature)
 
 
-@functools.partial(_both_samples.defjvp, symbolic_zeros=True)
-def _both_samples_jvp(dtype, primals, tangents):
-    soft, hard = _both_samples(*primals, dtype)
-    _, _, temperature = primals
+@functools.partial(_samples.defjvp, symbolic_zeros=True)
+def _samples_jvp(kinds, primals, tangents):
+    hard_kinds = tuple(kind for kind in kinds if kind[0])
+    soft, *hard_samples = _samples(*primals, ((False, jnp.float32), *hard_kinds))
+    hard_samples = iter(hard_samples)
+    samples = [next(hard_samples) if hard else soft.astype(dtype) for hard, dtype in kinds]
     _, *tangents = tangents
     tangent_of = functools.partial(
-        _relaxed.softmax_tangent, soft, temperature, *tangents, soft.ndim - 1
+        _relaxed.softmax_tangent, soft, primals[2], *tangents, soft.ndim - 1
     )
-    return (soft, hard), (tangent_of(jnp.float32), tangent_of(dtype))
-
-
-def _by_xla(data, logits, temperature):
-    """Soft and hard sample, in the dtype that is computed in."""
-    logits, noise = _logits_and_noise(data, logits)
-    axis = logits.ndim - 1
-    index = _rows.first_argmax(_relaxed.perturbed(logits, noise, axis), axis)
-    hard = _relaxed.one_hot(index, logits, temperature, axis)
-    return _relaxed.relaxed(logits, noise, temperature, axis), hard
+    return samples, [tangent_of(dtype) for _, dtype in kinds]
 
 
 def draw(key: jax.Array, logits: jax.Array) -> jax.Array:

@@ -22,12 +22,12 @@ KEY = jax.random.fold_in(jax.random.key(7, impl="rbg"), 3)
 EPSILON = np.finfo(np.float32).eps
 
 
-SAMPLES = _fused.relaxed, _fused.one_hot, _fused.relaxed_and_one_hot
+SOFT, HARD = (False, jnp.float32), (True, jnp.float32)
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def interpreted(kernel, *arguments):
-    """What ``kernel`` draws; ``arguments`` end with a dtype, or not."""
+    """What ``kernel`` draws; of ``arguments``, arrays come first."""
 
     def draw(*arrays):
         return kernel(*arrays, *arguments[len(arrays) :], interpret=True)
@@ -57,7 +57,7 @@ def as_on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(_kernels, "serve", serve)
     monkeypatch.setattr(_kernels, "by_platform", by_platform)
-    for draw in (*SAMPLES, _fused.first_argmax, _fused.jacobian_product):
+    for draw in (_fused.samples, _fused.first_argmax, _fused.jacobian_product):
         monkeypatch.setattr(_fused, draw.__name__, functools.partial(draw, interpret=True))
     jax.clear_caches()
     yield
@@ -117,16 +117,16 @@ def test_samples_are_those_of_xla(short_rows, key, rows, classes, dtype):
     data, temperature = jax.random.key_data(key), jnp.float32(0.5)
     wide = _relaxed.computing_logits(logits, None)
     noise = gumbel_noise_like(key, wide)
-    soft = interpreted(_fused.relaxed, data, logits, temperature, jnp.float32)
+    (soft,) = interpreted(_fused.samples, data, logits, temperature, [SOFT])
     expected = _relaxed.relaxed(wide, noise, temperature, 1)
     np.testing.assert_allclose(soft, expected, atol=8 * EPSILON)
     assert not np.any(soft[0]) and np.all(np.isnan(soft[1]))
-    hard = interpreted(_fused.one_hot, data, logits, temperature, dtype)
+    (hard,) = interpreted(_fused.samples, data, logits, temperature, [(True, dtype)])
     assert hard.dtype == dtype
     expected_index = _rows.first_argmax(_relaxed.perturbed(wide, noise, 1), 1)
     expected = _relaxed.one_hot(expected_index, wide, temperature, 1)
     np.testing.assert_array_equal(hard.astype(jnp.float32), expected)
-    both = interpreted(_fused.relaxed_and_one_hot, data, logits, temperature, dtype)
+    both = interpreted(_fused.samples, data, logits, temperature, [SOFT, (True, dtype)])
     np.testing.assert_array_equal(both[0], soft)
     np.testing.assert_array_equal(both[1].astype(jnp.float32), hard.astype(jnp.float32))
     index = interpreted(_fused.first_argmax, data, logits)
@@ -143,14 +143,16 @@ def test_a_long_row_begins_again_where_a_later_step_is_far_larger(short_rows, mo
     noise = gumbel_noise_like(KEY, logits)
     index = _rows.first_argmax(_relaxed.perturbed(logits, noise, 1), 1)
     expected = _relaxed.relaxed(logits, noise, temperature, 1)
-    arguments = jax.random.key_data(KEY), logits, temperature, jnp.float32
-    relaxed, one_hot = interpreted(_fused.relaxed_and_one_hot, *arguments)
+    arguments = jax.random.key_data(KEY), logits, temperature
+    relaxed, one_hot = interpreted(_fused.samples, *arguments, [SOFT, HARD])
     np.testing.assert_allclose(relaxed, expected, atol=8 * EPSILON)
     np.testing.assert_array_equal(one_hot, _relaxed.one_hot(index, logits, temperature, 1))
-    np.testing.assert_array_equal(interpreted(_fused.relaxed, *arguments), relaxed)
+    (alone,) = interpreted(_fused.samples, *arguments, [SOFT])
+    np.testing.assert_array_equal(alone, relaxed)
     np.testing.assert_array_equal(interpreted(_fused.first_argmax, *arguments[:2]), index[:, 0])
     monkeypatch.setattr(_scores, "NEAR", 0.0)
-    np.testing.assert_array_equal(interpreted(_fused.relaxed, *arguments)[7], relaxed[7])
+    (alone,) = interpreted(_fused.samples, *arguments, [SOFT])
+    np.testing.assert_array_equal(alone[7], relaxed[7])
 
 
 @pytest.mark.parametrize(
@@ -169,20 +171,20 @@ def test_a_nan_beside_excluded_classes_is_not_lost_with_the_maximum(
     monkeypatch.setattr(_fused, "reduced", losing_nan)
     monkeypatch.setattr(_scores, "reduced", losing_nan)
     logits = jnp.full((3, classes), -jnp.inf).at[0, 0].set(jnp.nan).at[2, 1].set(1.0)
-    arguments = jax.random.key_data(key), logits, jnp.float32(0.5), jnp.float32
+    arguments = jax.random.key_data(key), logits, jnp.float32(0.5)
     expected = np.zeros((3, classes))
     expected[0], expected[2, 1] = np.nan, 1
-    np.testing.assert_array_equal(interpreted(_fused.relaxed, *arguments), expected)
-    np.testing.assert_array_equal(interpreted(_fused.one_hot, *arguments), expected)
+    for found in interpreted(_fused.samples, *arguments, [SOFT, HARD]):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("classes", [7, 203])
 def test_float32_logits_are_drawn_the_same_beside_float64(short_rows, classes):
     logits = logits_of(8, classes, jnp.float32)
-    arguments = jax.random.key_data(KEY), logits, jnp.float32(0.5), jnp.float32
-    expected = [interpreted(_fused.relaxed, *arguments), interpreted(_fused.one_hot, *arguments)]
+    arguments = jax.random.key_data(KEY), logits, jnp.float32(0.5)
+    expected = interpreted(_fused.samples, *arguments, [SOFT, HARD])
     with jax.enable_x64(True):
-        found = [interpreted(_fused.relaxed, *arguments), interpreted(_fused.one_hot, *arguments)]
+        found = interpreted(_fused.samples, *arguments, [SOFT, HARD])
         slope = _fused.jacobian_product(
             logits[:, :7], logits[0, 0], logits[:, :7], "float32", interpret=True
         )
@@ -195,13 +197,14 @@ def test_each_row_has_its_temperature_and_wrong_ones_are_nan(short_rows, classes
     logits = logits_of(8, classes, jnp.float32).at[1].set(0)
     given = np.array([np.nan, 1e-38, 0.5, 1e38, 1, 3e-39, np.nan, 2], np.float32)[:, None]
     temperature = _relaxed.positive_or_nan(jnp.asarray(given))
-    arguments = jax.random.key_data(KEY), logits, temperature, jnp.float32
+    arguments = jax.random.key_data(KEY), logits, temperature
     noise = gumbel_noise_like(KEY, logits)
     expected = _relaxed.relaxed(logits, noise, jnp.asarray(given), 1)
-    np.testing.assert_allclose(interpreted(_fused.relaxed, *arguments), expected, atol=8 * EPSILON)
+    soft, hard = interpreted(_fused.samples, *arguments, [SOFT, HARD])
+    np.testing.assert_allclose(soft, expected, atol=8 * EPSILON)
     index = _rows.first_argmax(_relaxed.perturbed(logits, noise, 1), 1)
     expected = _relaxed.one_hot(index, logits, jnp.asarray(given), 1)
-    np.testing.assert_array_equal(interpreted(_fused.one_hot, *arguments), expected)
+    np.testing.assert_array_equal(hard, expected)
 
 
 def drawn(hard, dtype):
@@ -420,8 +423,8 @@ def all_kernels(impl, classes, sharding=None):
 
     def kernels(data, logits):
         one = jnp.float32(1)
-        samples = [draw(data, logits, one, "float32") for draw in SAMPLES[:2]]
-        samples += _fused.relaxed_and_one_hot(data, logits, one, "float32")
+        lists = [SOFT], [HARD], [SOFT, HARD]
+        samples = [x for kinds in lists for x in _fused.samples(data, logits, one, kinds)]
         if classes < 2**14:
             samples.append(_fused.jacobian_product(samples[0], one, logits, "float32"))
         return *samples, _fused.first_argmax(data, logits)
@@ -513,6 +516,7 @@ ON_A_GPU = [  # what takes longest to compile comes first
 @pytest.mark.parametrize(("key", "classes", "dtype"), ON_A_GPU)
 def test_on_a_gpu_samples_and_gradients_are_those_of_xla(monkeypatch, key, classes, dtype):
     logits = logits_of(301, classes, dtype)
+    assert _kernels.serve(logits, 1)
     cotangent = jax.random.normal(jax.random.key(6), logits.shape, dtype)
 
     def everything():
